@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# Makes .venv in the checkout with the pinned CPU stack and installs the project
+# into it. Running it again is fast: it does nothing while the pins are unchanged.
+# Needs Python 3.11 and a C++ compiler.
+set -euo pipefail
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+cd "$root"
+venv="$root/.venv"
+requirements="launch/requirements/cpu.txt"
+
+find_python() {
+    for candidate in "${PYTHON:-}" python3.11 python3 python; do
+        if [ -n "$candidate" ] && command -v "$candidate" >/dev/null 2>&1 &&
+            "$candidate" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then
+            echo "$candidate"
+            return
+        fi
+    done
+    echo "error: Python 3.11 was not found (tried PYTHON, python3.11, python3, python)." >&2
+    echo "       Install it, or name it: PYTHON=/path/to/python3.11 bash launch/setup.sh" >&2
+    return 1
+}
+
+stamp="$(cat "$requirements" pyproject.toml | sha256sum | cut -d' ' -f1)"
+if [ -f "$venv/.installed" ] && [ "$(cat "$venv/.installed")" = "$stamp" ]; then
+    exit 0
+fi
+if ! command -v g++ >/dev/null 2>&1 && ! command -v c++ >/dev/null 2>&1; then
+    echo "error: no C++ compiler (g++) was found; DeepSpeed compiles a small extension." >&2
+    exit 1
+fi
+python="$(find_python)"
+echo "Setting up .venv (a few minutes the first time: about 4 GB of packages)"
+[ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
+[ -x "$venv/bin/uv" ] || "$venv/bin/python" -m pip install --quiet uv
+
+# uv doesn't read pip's find-links setting, so it is handed on; without it, uv's
+# own switch finds the CPU build of torch.
+torch_backend=()
+if [ -n "${PIP_FIND_LINKS:-}" ]; then
+    export UV_FIND_LINKS="${UV_FIND_LINKS:-${PIP_FIND_LINKS// /,}}"
+else
+    torch_backend=(--torch-backend cpu)
+fi
+install=("$venv/bin/uv" pip install --quiet --python "$venv/bin/python")
+# The file pins every package, so nothing is resolved; what CUDA builds would
+# pull in is not in it (launch/requirements/overrides.txt).
+"${install[@]}" --no-deps "${torch_backend[@]}" -r "$requirements"
+"${install[@]}" --no-deps --editable .
+echo "$stamp" >"$venv/.installed"

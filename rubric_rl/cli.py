@@ -1,0 +1,52 @@
+"""The `rubric-rl` command.
+
+Each command parses its own arguments in its own module; here they are found,
+and here errors that a person can act on become one line and an exit code:
+
+    0 done    2 usage, configuration, data, cluster or run failed, in words
+    1 a bug, with its traceback    130 interrupted
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+from rubric_rl import __version__, train
+from rubric_rl.errors import RubricRLError
+
+_COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"train": train.main}
+
+_EXIT_USER_ERROR = 2
+# As a shell reports a command that SIGINT ended.
+_EXIT_INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; `argv` is `sys.argv[1:]` by default."""
+    args = _parser().parse_args(argv)
+    try:
+        return _COMMANDS[args.command](args.arguments)
+    except RubricRLError as err:
+        sys.stderr.write(f"error: {err}\n")
+        return _EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return _EXIT_INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="rubric-rl",
+        description="Reinforcement fine-tuning of language models on rubric rewards.",
+        epilog="`rubric-rl COMMAND --help` shows the arguments of a command.",
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    parser.add_argument("command", choices=sorted(_COMMANDS), help="train: run a training")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

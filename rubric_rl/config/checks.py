@@ -1,0 +1,127 @@
+"""Rules that tie sections of the configuration together.
+
+A rule of one field is on the field. A rule here yields one sentence for each
+problem: what was received, why it can't be, what to change. All are collected,
+so that one attempt shows everything that is wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # the schema imports this module
+    from rubric_rl.config.schema import Config
+
+
+def cross_section_problems(config: Config) -> list[str]:
+    """Every sentence of every rule, in the order of the rules."""
+    return [problem for rule in _RULES for problem in rule(config)]
+
+
+def _transport(config: Config) -> Iterator[str]:
+    transport = config.weight_transport
+    colocated = config.cluster.placement == "colocated"
+    if transport == "object_store":
+        return
+    if config.cluster.device == "cpu":
+        yield (
+            f"cluster.weight_transport={transport!r} needs GPUs but cluster.device='cpu': "
+            "set cluster.weight_transport=object_store"
+        )
+    elif config.rollout.engine == "transformers":
+        yield (
+            f"cluster.weight_transport={transport!r} is vLLM's own but "
+            "rollout.engine='transformers': set cluster.weight_transport=object_store"
+        )
+    elif transport == "nccl" and colocated:
+        yield (
+            "cluster.weight_transport='nccl' can't join two processes on one GPU "
+            "(cluster.placement='colocated'): set cluster.weight_transport=ipc"
+        )
+    elif transport == "ipc" and not colocated:
+        yield (
+            "cluster.weight_transport='ipc' needs learner and engine on the same GPU "
+            "(cluster.placement='disaggregated'): set cluster.weight_transport=nccl"
+        )
+
+
+def _tensor_parallel(config: Config) -> Iterator[str]:
+    size = config.rollout.tensor_parallel_size
+    if size == 1:
+        return
+    if config.rollout.engine == "transformers":
+        yield f"rollout.tensor_parallel_size={size} needs rollout.engine=vllm"
+    if config.cluster.device == "cpu":
+        yield (
+            f"rollout.tensor_parallel_size={size} needs GPUs: "
+            "on cluster.device=cpu use rollout.num_workers"
+        )
+
+
+def _offload(config: Config) -> Iterator[str]:
+    if config.cluster.device == "cpu" and config.learner.offload_optimizer:
+        yield "learner.offload_optimizer=true moves state off a GPU, but cluster.device='cpu'"
+
+
+def _shared_gpus(config: Config) -> Iterator[str]:
+    if config.cluster.placement != "colocated" or config.cluster.device != "gpu":
+        return
+    ranks, engines = config.learner.num_workers, config.rollout.num_workers
+    size = config.rollout.tensor_parallel_size
+    if ranks != engines * size:
+        yield (
+            f"learner.num_workers={ranks} and rollout.num_workers x "
+            f"rollout.tensor_parallel_size = {engines} x {size} = {engines * size} must be equal "
+            "with cluster.placement=colocated, because each GPU is shared by one learner rank "
+            "and one engine: change one of them or set cluster.placement=disaggregated"
+        )
+
+
+def _staleness(config: Config) -> Iterator[str]:
+    staleness = config.algorithm.max_staleness
+    if staleness == 0:
+        return
+    if config.cluster.placement == "colocated":
+        yield (
+            f"algorithm.max_staleness={staleness} lets generation run beside the learner, but "
+            "cluster.placement='colocated' makes them take turns: set algorithm.max_staleness=0 "
+            "or cluster.placement=disaggregated"
+        )
+    if config.algorithm.old_log_probs == "learner":
+        yield (
+            f"algorithm.max_staleness={staleness} trains on samples of an older policy, whose "
+            "ratio needs algorithm.old_log_probs=rollout"
+        )
+
+
+def _batch(config: Config) -> Iterator[str]:
+    tokens, longest = config.learner.micro_batch_tokens, config.max_sequence_tokens
+    if tokens < longest:
+        yield (
+            f"learner.micro_batch_tokens={tokens} is smaller than one sequence "
+            f"(data.max_prompt_tokens + rollout.max_new_tokens = {longest}): "
+            "raise it to at least that"
+        )
+    least, per_prompt = config.algorithm.min_scored_samples, config.rollout.samples_per_prompt
+    if least > per_prompt:
+        yield (
+            f"algorithm.min_scored_samples={least} is more than "
+            f"rollout.samples_per_prompt={per_prompt}"
+        )
+    ranks, samples = config.learner.num_workers, config.rollout.prompts_per_step * per_prompt
+    if samples < ranks:
+        yield (
+            f"learner.num_workers={ranks} is more than the samples of one step "
+            f"(rollout.prompts_per_step x rollout.samples_per_prompt = {samples})"
+        )
+
+
+_RULES: tuple[Callable[[Config], Iterator[str]], ...] = (
+    _transport,
+    _tensor_parallel,
+    _offload,
+    _shared_gpus,
+    _staleness,
+    _batch,
+)

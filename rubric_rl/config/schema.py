@@ -1,0 +1,361 @@
+"""The configuration, one frozen model for each Hydra group.
+
+Hydra composes, this validates, once (`rubric_rl.config.compose`). After that
+nobody sees an untyped config, and nothing is mutated: derived values are
+properties. A default lives here and nowhere else; the YAML files under
+`configs/` hold only what differs from it.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from rubric_rl.config.checks import cross_section_problems
+
+NonEmptyStr = Annotated[str, Field(min_length=1)]
+PositiveInt = Annotated[int, Field(ge=1)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    """Base of every section: unknown keys are errors, values never change."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_bool_as_number(cls, value: object, info: ValidationInfo) -> object:
+        """Python counts True as 1; a flag in the place of a number is a mistake."""
+        assert info.field_name is not None
+        if isinstance(value, bool) and cls.model_fields[info.field_name].annotation is not bool:
+            raise PydanticCustomError("flag", "Input should be a value, not a flag")
+        return value
+
+
+class RunConfig(Section):
+    """How long, from which seed, into which folder."""
+
+    name: NonEmptyStr = "train"
+    """Name of the run, for the run folder and W&B."""
+    dir: NonEmptyStr
+    """Run folder. Everything that the run writes is in it."""
+    seed: int = Field(default=0, ge=0)
+    """Every random choice derives from (seed, epoch, prompt, sample)."""
+    epochs: PositiveInt = 1
+    """Passes over the training prompts."""
+    max_steps: PositiveInt | None = None
+    """Stop after so many optimizer steps, epochs or not."""
+    resume: Literal["never", "auto"] = "never"
+    """`auto` goes on from the newest checkpoint in the run folder, or starts if there is none."""
+    eval_every_steps: PositiveInt = 6
+    """Held-out evaluation every so many steps; also before the first and after the last."""
+    eval_samples_per_prompt: PositiveInt = 4
+    """Completions for each held-out prompt in one evaluation."""
+    checkpoint_every_steps: PositiveInt = 6
+    """Checkpoint every so many steps; also at the end and on a clean stop."""
+    keep_checkpoints: PositiveInt = 2
+    """Older checkpoints are deleted once a newer one is complete."""
+    export_model: bool = False
+    """Write the trained policy as a Hugging Face directory at the end."""
+
+
+class ModelConfig(Section):
+    """The policy that is trained."""
+
+    name_or_path: NonEmptyStr
+    """Hugging Face directory or hub name; `builtin:smollm2` is the packaged small model."""
+    trust_remote_code: bool = False
+    """Run the model repository's own code."""
+    cache_dir: str | None = None
+    """Where `builtin:` models are prepared; None is the user's cache folder."""
+
+
+class LearnerConfig(Section):
+    """DeepSpeed, the optimizer and its schedule."""
+
+    num_workers: PositiveInt = 1
+    """Learner ranks, one process (and on GPU one device) each."""
+    zero_stage: Literal[1, 2, 3] = 2
+    """ZeRO: 1 shards optimizer state, 2 gradients too, 3 parameters too."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Compute type of the policy; optimizer state is always float32."""
+    learning_rate: PositiveFloat = 1e-5
+    """AdamW's rate after the warm-up."""
+    warmup_frac: Fraction = 0.1
+    """Share of all steps over which the rate rises linearly; constant afterwards."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """AdamW's decay of weight matrices, decoupled from the gradient."""
+    adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Decay of AdamW's mean of gradients."""
+    adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.95
+    """Decay of AdamW's mean of squared gradients."""
+    max_grad_norm: PositiveFloat = 1.0
+    """Gradients are clipped to this norm."""
+    micro_batch_tokens: PositiveInt = 1024
+    """Padded tokens that go through the model at once, for each rank."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass to save memory."""
+    offload_optimizer: bool = False
+    """Keep optimizer state in host memory (GPU only)."""
+    attn_implementation: str = "sdpa"
+    """Passed to transformers: `sdpa`, `eager`, `flash_attention_2`."""
+    num_threads: PositiveInt | None = None
+    """CPU threads of each rank; None divides the machine's cores among the ranks."""
+
+
+class RolloutConfig(Section):
+    """How completions are generated."""
+
+    engine: Literal["vllm", "transformers"] = "vllm"
+    """`transformers` is small and slow, for debugging."""
+    num_workers: PositiveInt = 1
+    """Engines, one Ray actor each."""
+    tensor_parallel_size: PositiveInt = 1
+    """GPUs of one engine; never split over nodes."""
+    prompts_per_step: PositiveInt = 4
+    """Groups in one optimizer step."""
+    samples_per_prompt: Annotated[int, Field(ge=2)] = 8
+    """Completions in one group."""
+    temperature: PositiveFloat = 1.0
+    """Sampling temperature; the learner's log-probs use the same."""
+    max_new_tokens: PositiveInt = 64
+    """Longest completion."""
+    dtype: Literal["float32", "bfloat16", "auto"] = "auto"
+    """Compute type of the engine; `auto` is the learner's."""
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.85
+    """Share of a GPU's memory that vLLM may take."""
+    kv_cache_gib: PositiveFloat = 2.0
+    """KV cache of one engine on CPU, GiB."""
+    max_concurrent_samples: PositiveInt = 64
+    """Sequences that one engine decodes at once."""
+    enforce_eager: bool = True
+    """Skip graph capture and compilation: slower decoding, faster start."""
+    deterministic: bool = True
+    """Queue a step's requests before decoding starts, so that a repeated run batches alike."""
+    num_threads: PositiveInt | None = None
+    """CPU threads of each engine; None divides the machine's cores among the engines."""
+
+
+class LlmJudgeConfig(Section):
+    """An LLM judge behind an OpenAI-compatible endpoint."""
+
+    base_url: str
+    """Address of the endpoint, as in `http://localhost:8000/v1`, without credentials."""
+    model: NonEmptyStr
+    """Model name as the endpoint knows it."""
+    api_key_env: str | None = None
+    """Name of the environment variable that holds the key; None sends no key."""
+    structured_output: Literal["auto", "json_schema", "none"] = "auto"
+    """Constrain replies by a JSON schema; `auto` asks the endpoint at the start."""
+    temperature: float = Field(default=0.0, ge=0)
+    """Sampling temperature of the judge."""
+    max_reply_tokens: PositiveInt = 2048
+    """Longest reply, thinking included. A reply cut here is a failure, not a verdict."""
+    timeout_s: PositiveFloat = 120.0
+    """Longest wait for one reply."""
+    max_retries: int = Field(default=4, ge=0)
+    """Retries of a failed call (429, 5xx, connection), with growing waits."""
+    max_asks: PositiveInt = 2
+    """Calls for one sample: the second and later ask only for the verdicts still missing."""
+
+    # The two checks below never repeat what they received: it may be a secret.
+
+    @field_validator("base_url")
+    @classmethod
+    def _plain_address(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.netloc:
+            raise ValueError("it must be an http:// or https:// address, as in http://host:8000/v1")
+        if "@" in parts.netloc or parts.query:
+            raise ValueError(
+                "it must not carry credentials or a query: put the key into an environment "
+                "variable and its name into api_key_env"
+            )
+        return url
+
+    @field_validator("api_key_env")
+    @classmethod
+    def _name_of_a_variable(cls, name: str | None) -> str | None:
+        if name is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+            raise ValueError(
+                "it must be the name of an environment variable, as in OPENAI_API_KEY, "
+                "not the key itself"
+            )
+        return name
+
+
+class JudgeConfig(Section):
+    """The pool of judges. Rule criteria are executed; the rest go to the LLM judge."""
+
+    num_workers: PositiveInt = 2
+    """Judge workers, one Ray actor each."""
+    max_in_flight_per_worker: PositiveInt = 32
+    """Samples that one worker judges at once."""
+    llm: LlmJudgeConfig | None = None
+    """None: every criterion must carry a rule."""
+
+
+class RubricsConfig(Section):
+    """How verdicts become rewards, and what happens when they are missing."""
+
+    reward: Literal["weighted_share", "signed_points"] = "weighted_share"
+    """`weighted_share` is the paper's, in [0, 1]; `signed_points` is HealthBench's."""
+    min_coverage: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """A sample with a smaller share of judged weight is unscored."""
+    max_unscored_frac: Fraction = 0.5
+    """The run stops when more than this share of samples is unscored in the window."""
+    unscored_window_steps: PositiveInt = 4
+    """Steps over which that share is taken."""
+
+
+class AlgorithmConfig(Section):
+    """GRPO."""
+
+    clip_low: PositiveFloat = 0.2
+    """The ratio is clipped from below at 1 - clip_low."""
+    clip_high: PositiveFloat = 0.2
+    """The ratio is clipped from above at 1 + clip_high."""
+    kl_coef: float = Field(default=0.01, ge=0)
+    """Weight of the KL to the reference policy, in the loss."""
+    kl_estimator: Literal["k1", "k2", "k3"] = "k3"
+    """Form of that KL (Schulman's names)."""
+    loss_aggregation: Literal["token", "sequence"] = "token"
+    """Mean over all tokens of the step, or over each sample's mean."""
+    old_log_probs: Literal["rollout", "learner"] = "rollout"
+    """Denominator of the ratio: the engine's log-probs, or the learner's at the step's start."""
+    min_scored_samples: Annotated[int, Field(ge=2)] = 2
+    """A group with fewer scored samples is dropped and another prompt takes its place."""
+    max_refill_prompts: int = Field(default=8, ge=0)
+    """Prompts that one step may draw in place of dropped groups."""
+    max_staleness: int = Field(default=0, ge=0)
+    """Steps that generation may run ahead of the learner; 0 is synchronous."""
+
+
+class DataConfig(Section):
+    """Prompts and their rubrics."""
+
+    path: NonEmptyStr
+    """JSONL or Parquet file; `builtin:quickstart` is the packaged set."""
+    format: Literal["auto", "canonical", "healthbench_jsonl", "healthbench_parquet"] = "auto"
+    """Layout of the file; `auto` recognises it by its columns."""
+    eval_path: str | None = None
+    """Held-out prompts from a file of their own."""
+    eval_size: int = Field(default=0, ge=0)
+    """Without `eval_path` and split marks: prompts held out, chosen by the hash of their id."""
+    max_prompt_tokens: PositiveInt = 512
+    """Longer prompts are dropped, counted and listed."""
+    shuffle: bool = True
+    """New order of the prompts in each epoch, by the run's seed."""
+
+
+class ClusterConfig(Section):
+    """Ray, devices, placement, and how long to wait."""
+
+    device: Literal["cpu", "gpu"] = "cpu"
+    """What learner ranks and engines compute on."""
+    address: str = "auto"
+    """`local` starts Ray here; `auto` joins the cluster of RAY_ADDRESS if set, else starts it."""
+    placement: Literal["disaggregated", "colocated"] = "disaggregated"
+    """`colocated`: learner ranks and engines take turns on the same devices."""
+    weight_transport: Literal["auto", "object_store", "nccl", "ipc"] = "auto"
+    """`auto`: on GPU ipc if colocated, nccl if not; object_store on CPU and for transformers."""
+    learner_cpus: PositiveFloat = 1.0
+    """CPUs that Ray reserves for each learner rank."""
+    rollout_cpus: PositiveFloat = 0.5
+    """CPUs that Ray reserves for each rollout worker."""
+    judge_cpus: PositiveFloat = 0.1
+    """CPUs that Ray reserves for each judge worker."""
+    start_timeout_s: PositiveFloat = 900.0
+    """Longest wait for workers to be ready."""
+    step_timeout_s: PositiveFloat = 3600.0
+    """Longest wait for one learner update, or for the next sample of a rollout."""
+    sync_timeout_s: PositiveFloat = 600.0
+    """Longest wait for one weight sync."""
+
+
+class WandbConfig(Section):
+    """Weights & Biases."""
+
+    mode: Literal["auto", "online", "offline", "disabled"] = "auto"
+    """`auto` is online if the WANDB_API_KEY variable is set or a login is stored, else offline."""
+    project: NonEmptyStr = "rubric-rl"
+    """Project that the run appears in."""
+    entity: str | None = None
+    """User or team; None is the account's default."""
+
+
+class LoggingConfig(Section):
+    """What is written and shown."""
+
+    wandb: WandbConfig = WandbConfig()
+    """Weights & Biases."""
+    sample_table_rows: int = Field(default=16, ge=0)
+    """Rows that each step adds to the W&B samples table."""
+    progress: bool = True
+    """Draw a progress bar when the output is a terminal; a line a step otherwise."""
+
+
+class Config(Section):
+    """The whole configuration of `rubric-rl train`."""
+
+    run: RunConfig
+    """Duration, seed and folder."""
+    model: ModelConfig
+    """The policy."""
+    learner: LearnerConfig
+    """Optimizer and ZeRO."""
+    rollout: RolloutConfig
+    """Generation."""
+    judge: JudgeConfig
+    """The judges."""
+    rubrics: RubricsConfig
+    """From verdicts to rewards."""
+    algorithm: AlgorithmConfig
+    """GRPO."""
+    data: DataConfig
+    """Prompts with their rubrics."""
+    cluster: ClusterConfig
+    """Ray and placement."""
+    logging: LoggingConfig
+    """W&B, samples, progress."""
+
+    @property
+    def max_sequence_tokens(self) -> int:
+        """data.max_prompt_tokens + rollout.max_new_tokens."""
+        return self.data.max_prompt_tokens + self.rollout.max_new_tokens
+
+    @property
+    def rollout_dtype(self) -> Literal["float32", "bfloat16"]:
+        """Compute type of the engine, `auto` resolved."""
+        return self.learner.dtype if self.rollout.dtype == "auto" else self.rollout.dtype
+
+    @property
+    def weight_transport(self) -> Literal["object_store", "nccl", "ipc"]:
+        """How weights reach the engines, `auto` resolved. nccl and ipc are vLLM's own."""
+        if self.cluster.weight_transport != "auto":
+            return self.cluster.weight_transport
+        if self.cluster.device == "cpu" or self.rollout.engine == "transformers":
+            return "object_store"
+        return "ipc" if self.cluster.placement == "colocated" else "nccl"
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> Self:
+        problems = cross_section_problems(self)
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self

@@ -1,0 +1,103 @@
+"""Held-out evaluation: the reward of the current policy on prompts that it isn't trained on.
+
+Every evaluation of a run draws each sample from the same seed, so that two
+evaluations differ by the policy and not by luck. The interval here is over
+prompts at one step; comparing two steps is a paired question, which
+`observability.report` answers from the rows.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rubric_rl.config.schema import Config
+from rubric_rl.controller.judging_tally import JudgingTally
+from rubric_rl.controller.streaming import GroupStreamer, RolloutPlan
+from rubric_rl.observability.records import SampleRow, sample_row
+from rubric_rl.rubrics.rubric_set import RubricSet
+from rubric_rl.types import Group, Prompt
+
+# Half width of a 95 % interval in standard errors, by the normal approximation.
+_Z95 = 1.96
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """How good the policy of one step is."""
+
+    reward_mean: float | None
+    """Mean over prompts of each one's mean reward; None if no sample was scored."""
+    reward_ci95: float | None
+    """Half width of its interval; None with fewer than two prompts."""
+    coverage_mean: float
+    unscored_frac: float
+    seconds: float
+    rows: tuple[SampleRow, ...]
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """What has a value, by its name in `observability.metrics`."""
+        named = {
+            "eval/reward_mean": self.reward_mean,
+            "eval/reward_ci95": self.reward_ci95,
+            "eval/coverage_mean": self.coverage_mean,
+            "eval/unscored_frac": self.unscored_frac,
+            "time/eval_s": self.seconds,
+        }
+        return {name: value for name, value in named.items() if value is not None}
+
+
+async def evaluate(
+    config: Config,
+    prompts: Sequence[Prompt],
+    rubrics: RubricSet,
+    streamer: GroupStreamer,
+    *,
+    step: int,
+) -> Evaluation:
+    """Roll out and judge the held-out prompts (at least one) by the policy of `step`."""
+    plan = RolloutPlan(
+        purpose="eval",
+        epoch=0,
+        samples_per_prompt=config.run.eval_samples_per_prompt,
+        policy_versions=range(step, step + 1),
+    )
+    result = await streamer.run(prompts, plan)
+    samples = [s for group in result.groups for s in group.scored + group.unscored]
+    tally = JudgingTally.of(samples)
+    prompt_means = [statistics.fmean(g.rewards_G) for g in result.groups if g.scored]
+    return Evaluation(
+        reward_mean=statistics.fmean(prompt_means) if prompt_means else None,
+        reward_ci95=half_width(prompt_means),
+        coverage_mean=statistics.fmean(s.score.coverage for s in samples),
+        unscored_frac=tally.num_unscored / tally.num_samples,
+        seconds=result.timing.rollout_s + result.timing.judge_wait_s,
+        rows=_rows(prompts, result.groups, rubrics, step),
+    )
+
+
+def half_width(prompt_means: Sequence[float]) -> float | None:
+    """Half width of the 95 % interval of the mean over prompts."""
+    if len(prompt_means) < 2:
+        return None
+    return _Z95 * statistics.stdev(prompt_means) / math.sqrt(len(prompt_means))
+
+
+def _rows(
+    prompts: Sequence[Prompt], groups: Sequence[Group], rubrics: RubricSet, step: int
+) -> tuple[SampleRow, ...]:
+    return tuple(
+        sample_row(
+            judged,
+            record=prompt.record,
+            rubric=rubrics.of(prompt.prompt_id),
+            advantage=None,
+            step=step,
+            phase="eval",
+        )
+        for prompt, group in zip(prompts, groups, strict=True)
+        for judged in group.scored + group.unscored
+    )

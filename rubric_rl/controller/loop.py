@@ -1,0 +1,232 @@
+"""The RFT loop: roll out, judge, learn, publish.
+
+    prompts --> rollouts --> judges --> groups --> batch --> learner --> weight sync --+
+                    ^                                                                  |
+                    +------------------------------------------------------------------+
+
+`Controller.run` is the algorithm; what each line does is a method below it or a
+module beside it. Everything outside is a Protocol, so the loop runs in a test
+without Ray.
+
+    run:  consumes: StepGroups (`EpochGroups.next`)
+            waits for:    the step's last verdict
+            unblocked by: the producer, or a stop request
+          produces: published weights, a step record, checkpoints
+            unblocks:     the producer (`EpochGroups.learner_at`)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rubric_rl.config.schema import Config
+from rubric_rl.controller import checkpoints
+from rubric_rl.controller.assembly import assemble
+from rubric_rl.controller.evaluation import Evaluation, evaluate
+from rubric_rl.controller.groups import EpochGroups, StepGroups
+from rubric_rl.controller.interfaces import JudgePool, LearnerGroup, RolloutPool, WeightSync
+from rubric_rl.controller.judging_tally import JudgingTally, refuse_unscored
+from rubric_rl.controller.run_folder import RunFolder
+from rubric_rl.controller.schedule import checkpoint_due, evaluation_due, finished
+from rubric_rl.controller.state import PromptUse, TrainState
+from rubric_rl.controller.step_record import StepTimes, step_metrics, step_rows
+from rubric_rl.controller.stopping import unless_stopped
+from rubric_rl.controller.streaming import GroupStreamer, Status
+from rubric_rl.errors import JudgeFailureError
+from rubric_rl.observability.records import SampleRow, StepRecord
+from rubric_rl.observability.sinks import Sink
+from rubric_rl.rubrics.rubric_set import RubricSet
+from rubric_rl.types import Prompt, TrainBatch, UpdateResult
+
+logger = logging.getLogger(__name__)
+
+EXPORT_DIR = "model"
+"""Where in the run folder the trained policy is exported to."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What the controller drives."""
+
+    config: Config
+    train_prompts: Sequence[Prompt]
+    eval_prompts: Sequence[Prompt]
+    """Empty: there is no evaluation."""
+    rubrics: RubricSet
+    """Of all these prompts."""
+    rollouts: RolloutPool
+    judges: JudgePool
+    learner: LearnerGroup
+    weight_sync: WeightSync
+    run_folder: RunFolder
+    sinks: Sequence[Sink]
+    """Closed by the caller."""
+    status: Status
+    stop: asyncio.Event
+    """Set it to stop: an update that has begun is completed, rollouts are cancelled."""
+
+
+class Controller:
+    """Trains from a state to the end of the run, or to a stop request."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._config = parts.config
+        self._prompts = {prompt.prompt_id: prompt for prompt in parts.train_prompts}
+        self._streamer = GroupStreamer(
+            parts.config, parts.rubrics, parts.rollouts, parts.judges, parts.status
+        )
+        self._checkpoint_s: float | None = None
+
+    async def run(self, state: TrainState) -> TrainState:
+        """Train on from `state`, which the learner must be at; leaves a checkpoint of its result.
+
+        Raises:
+            JudgeFailureError: too many samples are unscored. A checkpoint is left.
+            LearnerDivergedError, WeightSyncError and others: as the part raised it. The
+                last checkpoint stands.
+        """
+        config, parts = self._config, self._parts
+        assert state.rubric_version == parts.rubrics.version
+        assert state.rubric_hash == parts.rubrics.content_hash
+        await self._publish(state.step)
+        state = await self._evaluate_pending(state)
+        try:
+            while not (finished(config, state) or parts.stop.is_set()):
+                async with EpochGroups(config, parts.train_prompts, state, self._streamer) as epoch:
+                    began = time.perf_counter()
+                    while groups := await unless_stopped(parts.stop, epoch.next()):
+                        if groups.groups:
+                            state = await self._step(state, groups, began)
+                        else:
+                            state = self._skip(state, groups)
+                        refuse_unscored(state.window, config.rubrics)
+                        if checkpoint_due(config, state):
+                            await self._checkpoint(state)
+                        epoch.learner_at(state.step)
+                        began = time.perf_counter()
+        except JudgeFailureError:
+            await self._checkpoint(state.with_empty_window())
+            raise
+        state = await self._evaluate_pending(state)
+        await self._checkpoint(state)
+        if finished(config, state) and config.run.export_model and not parts.stop.is_set():
+            await self._export()
+        return state
+
+    async def _step(self, state: TrainState, groups: StepGroups, began: float) -> TrainState:
+        """Learn from one step's groups, evaluate if it is time, log; the state afterwards."""
+        batch, advantages_P_G = assemble(
+            groups.step, groups.groups, self._config.rollout.temperature
+        )
+        update, times = await self._learn(batch, began)
+        after = state.after_step(update.policy_version, self._use(groups))
+        metrics = step_metrics(groups, update, times) | {
+            "data/epoch": state.epoch,
+            "data/prompts_consumed": after.total_consumed,
+        }
+        rows = step_rows(groups, advantages_P_G, self._prompts, self._parts.rubrics)
+        if evaluation := await self._evaluate(after):
+            metrics, rows = metrics | evaluation.metrics, rows + evaluation.rows
+            after = after.after_eval(evaluation.reward_mean)
+        self._log(after.step, metrics, rows)
+        return after
+
+    def _skip(self, state: TrainState, groups: StepGroups) -> TrainState:
+        """Go on without a step; what is left of an epoch must not end a run."""
+        use = self._use(groups)
+        logger.warning(
+            "the last %d prompts of epoch %d give no step: %s",
+            len(use.prompt_ids),
+            state.epoch,
+            use.tally.in_words(),
+        )
+        return state.after_skipped_step(use)
+
+    def _use(self, groups: StepGroups) -> PromptUse:
+        return PromptUse(
+            prompt_ids=groups.consumed_prompt_ids,
+            epoch_size=len(self._prompts),
+            tally=JudgingTally.of(groups.samples),
+            window_steps=self._config.rubrics.unscored_window_steps,
+        )
+
+    async def _learn(self, batch: TrainBatch, began: float) -> tuple[UpdateResult, StepTimes]:
+        """One optimizer step, after which every engine serves the new weights."""
+        if self._config.algorithm.max_staleness == 0:
+            await self._parts.rollouts.release_memory()
+        self._parts.status.status(f"learner: updating on {len(batch.samples)} samples")
+        update_began = time.perf_counter()
+        update = await self._parts.learner.update(batch)
+        learner_s = time.perf_counter() - update_began
+        assert update.policy_version == batch.step
+        weight_sync_s = await self._publish(update.policy_version)
+        times = StepTimes(
+            step_s=time.perf_counter() - began, learner_s=learner_s, weight_sync_s=weight_sync_s
+        )
+        return update, times
+
+    async def _publish(self, policy_version: int) -> float:
+        """Return the seconds of the sync itself, without the wait for rollouts in flight."""
+        async with self._streamer.weights_in_use:
+            self._parts.status.status(f"weight sync: policy version {policy_version}")
+            report = await self._parts.weight_sync.publish(policy_version)
+        assert set(report.versions) == {policy_version}
+        return report.seconds
+
+    async def _evaluate_pending(self, state: TrainState) -> TrainState:
+        """The evaluation of a completed step that is due and has not been made.
+
+        Of step 0; of a step whose evaluation a stop cut off; of the last one if only
+        skipped prompts showed that it was the last.
+        """
+        evaluation = await self._evaluate(state)
+        if evaluation is None:
+            return state
+        self._log(state.step, evaluation.metrics, evaluation.rows)
+        return state.after_eval(evaluation.reward_mean)
+
+    async def _evaluate(self, state: TrainState) -> Evaluation | None:
+        """None if it isn't time, if nothing is held out, or if the run is to stop."""
+        parts = self._parts
+        if not parts.eval_prompts or not evaluation_due(self._config, state):
+            return None
+        evaluation = await unless_stopped(
+            parts.stop,
+            evaluate(
+                self._config, parts.eval_prompts, parts.rubrics, self._streamer, step=state.step
+            ),
+        )
+        if evaluation is not None and evaluation.reward_mean is None:
+            logger.warning("step %d: no held-out sample could be scored", state.step)
+        return evaluation
+
+    def _log(self, step: int, metrics: dict[str, float], rows: tuple[SampleRow, ...]) -> None:
+        if self._checkpoint_s is not None:
+            metrics = metrics | {"time/checkpoint_s": self._checkpoint_s}
+            self._checkpoint_s = None
+        for sink in self._parts.sinks:
+            sink.log(StepRecord(step=step, metrics=metrics, rows=rows))
+
+    async def _checkpoint(self, state: TrainState) -> None:
+        parts = self._parts
+        parts.status.status(f"checkpoint: step {state.step}")
+        began = time.perf_counter()
+        await checkpoints.save(
+            parts.run_folder,
+            state,
+            parts.learner,
+            parts.rubrics,
+            keep=self._config.run.keep_checkpoints,
+        )
+        self._checkpoint_s = time.perf_counter() - began
+
+    async def _export(self) -> None:
+        directory = self._parts.run_folder.root / EXPORT_DIR
+        directory.mkdir(exist_ok=True)
+        self._parts.status.status(f"export: {directory}")
+        await self._parts.learner.export(directory)

@@ -1,0 +1,315 @@
+"""One learner rank: GRPO steps on DeepSpeed ZeRO 1, 2 or 3.
+
+Every rank is given the whole step's batch and works out its own share
+(`microbatches`), so the ranks exchange gradients and metrics only. Must be used
+in a process of its own: DeepSpeed and the process group are global.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+# DeepSpeed picks its device when it is first imported.
+os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
+
+import deepspeed
+from torch import Tensor
+
+from rubric_rl.algorithms.policy_loss import Denominators, LossTerms, grpo_loss
+from rubric_rl.config.schema import AlgorithmConfig, LearnerConfig, ModelConfig
+from rubric_rl.errors import LearnerDivergedError
+from rubric_rl.learner.batch import MicroBatchTensors, build_micro_batch, without_weight
+from rubric_rl.learner.deepspeed_config import deepspeed_config, reference_deepspeed_config
+from rubric_rl.learner.log_probs import TokenLogProbs, completion_log_probs
+from rubric_rl.learner.microbatches import plan_micro_batches
+from rubric_rl.learner.models import load_causal_lm
+from rubric_rl.types import TrainBatch, UpdateResult
+
+_CHECKPOINT_TAG = "learner"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankInfo:
+    """Where this rank stands in the group."""
+
+    rank: int
+    num_ranks: int
+    master_address: str
+    master_port: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearnerSpec:
+    """All that a learner rank is built from."""
+
+    model_path: str
+    model: ModelConfig
+    learner: LearnerConfig
+    algorithm: AlgorithmConfig
+    num_steps: int
+    """Planned optimizer steps; the warm-up is a share of it."""
+    seed: int
+
+
+class Learner:
+    """Policy, frozen reference and optimizer of one rank."""
+
+    def __init__(self, spec: LearnerSpec, rank: RankInfo) -> None:
+        self.spec = spec
+        self.rank = rank
+        self.policy_version = 0
+        self.device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+        torch.manual_seed(spec.seed)
+        _init_process_group(rank, self.device)
+        self._engine = self._build_policy()
+        self._reference = self._build_reference()
+
+    def _build_policy(self) -> deepspeed.DeepSpeedEngine:
+        config = self.spec.learner
+        model = load_causal_lm(self.spec.model_path, self.spec.model, config).to(self.device)
+        if config.gradient_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+            model.train()
+        optimizer = torch.optim.AdamW(
+            model.parameters(),
+            lr=config.learning_rate,
+            betas=(config.adam_beta1, config.adam_beta2),
+            weight_decay=config.weight_decay,
+        )
+        num_warmup = round(config.warmup_frac * self.spec.num_steps)
+        engine, *_ = deepspeed.initialize(
+            model=model,
+            optimizer=optimizer,
+            config=deepspeed_config(config),
+            lr_scheduler=lambda opt: torch.optim.lr_scheduler.LambdaLR(
+                opt, lambda step: warmup_factor(step, num_warmup)
+            ),
+        )
+        return engine
+
+    def _build_reference(self) -> torch.nn.Module:
+        config = self.spec.learner
+        model = load_causal_lm(self.spec.model_path, self.spec.model, config).to(self.device)
+        model.requires_grad_(False)
+        if config.zero_stage < 3 or self.rank.num_ranks == 1:
+            return model
+        engine, *_ = deepspeed.initialize(model=model, config=reference_deepspeed_config(config))
+        return engine
+
+    # ------------------------------------------------------------------------
+    # One optimizer step
+
+    def update(self, batch: TrainBatch) -> UpdateResult:
+        """Take one step on `batch`, the same on every rank.
+
+        Raises:
+            LearnerDivergedError: the loss is not finite; no step was taken.
+        """
+        denominators = Denominators(
+            num_tokens=batch.num_loss_tokens,
+            num_samples=len(batch.samples),
+            num_ranks=self.rank.num_ranks,
+        )
+        sums = torch.zeros(6, dtype=torch.float64)
+        for micro_batch in self._micro_batches(batch):
+            terms, entropy = self._forward(micro_batch, batch.temperature, denominators)
+            self._engine.backward(terms.loss)
+            sums += _step_sums(terms, entropy, micro_batch)
+        sums = self._sum_over_ranks(sums)
+        self._require_finite(sums[0].item() / self.rank.num_ranks, batch.step)
+        learning_rate = self._engine.get_lr()[0]
+        self._engine.step()
+        self.policy_version += 1
+        return self._result(sums, learning_rate, batch)
+
+    def _micro_batches(self, batch: TrainBatch) -> Iterator[MicroBatchTensors]:
+        plan = plan_micro_batches(
+            [s.num_tokens for s in batch.samples],
+            num_ranks=self.rank.num_ranks,
+            token_budget=self.spec.learner.micro_batch_tokens,
+        )
+        for indices in plan[self.rank.rank]:
+            if indices:
+                yield build_micro_batch([batch.samples[i] for i in indices], self.device)
+            else:
+                yield without_weight(build_micro_batch([batch.samples[0]], self.device))
+
+    def _forward(
+        self, micro_batch: MicroBatchTensors, temperature: float, denominators: Denominators
+    ) -> tuple[LossTerms, Tensor]:
+        reference = self._reference_log_probs(micro_batch, temperature)
+        policy = completion_log_probs(self._engine, micro_batch, temperature=temperature)
+        terms = grpo_loss(
+            log_probs=policy.log_probs,
+            rollout_log_probs=micro_batch.rollout_log_probs,
+            reference_log_probs=reference.log_probs,
+            advantages=micro_batch.advantages,
+            mask=micro_batch.loss_mask,
+            denominators=denominators,
+            config=self.spec.algorithm,
+        )
+        return terms, policy.entropy
+
+    @torch.no_grad()
+    def _reference_log_probs(
+        self, micro_batch: MicroBatchTensors, temperature: float
+    ) -> TokenLogProbs:
+        return completion_log_probs(self._reference, micro_batch, temperature=temperature)
+
+    def _sum_over_ranks(self, sums: Tensor) -> Tensor:
+        sums = sums.to(self.device)
+        dist.all_reduce(sums)
+        return sums.cpu()
+
+    def _require_finite(self, loss: float, step: int) -> None:
+        # The sum is the same on every rank, so all of them stop here together.
+        if not torch.isfinite(torch.tensor(loss)):
+            raise LearnerDivergedError(
+                f"the loss of step {step} is {loss}: no optimizer step was taken. The newest "
+                "checkpoint is good; lower learner.learning_rate or algorithm.clip_high"
+            )
+
+    def _result(self, sums: Tensor, learning_rate: float, batch: TrainBatch) -> UpdateResult:
+        grad_norm = self._engine.get_global_grad_norm()
+        if grad_norm is None or not torch.isfinite(torch.as_tensor(grad_norm)):
+            raise LearnerDivergedError(
+                f"the gradient norm of step {batch.step} is {grad_norm}: the policy in memory is "
+                "spoilt, the newest checkpoint is good; lower learner.learning_rate"
+            )
+        loss, kl, clipped, gap, entropy, tokens = sums.tolist()
+        num_loss_tokens = batch.num_loss_tokens
+        return UpdateResult(
+            policy_version=self.policy_version,
+            loss=loss / self.rank.num_ranks,
+            grad_norm=float(grad_norm),
+            learning_rate=learning_rate,
+            kl_ref=kl / num_loss_tokens,
+            entropy=entropy / num_loss_tokens,
+            clip_frac=clipped / num_loss_tokens,
+            logprob_gap=gap / num_loss_tokens,
+            num_tokens=int(tokens),
+        )
+
+    # ------------------------------------------------------------------------
+    # Weights and checkpoints
+
+    def named_weights(self, bucket_bytes: int) -> Iterator[list[tuple[str, Tensor]]]:
+        """Full policy weights in buckets of about `bucket_bytes`, in a fixed order.
+
+        A collective under ZeRO-3: all ranks must iterate, and each bucket's
+        tensors are valid only until the next one is asked for.
+        """
+        named = list(self._engine.module.named_parameters())
+        for bucket in _buckets(named, bucket_bytes):
+            with deepspeed.zero.GatheredParameters(
+                [parameter for _, parameter in bucket],
+                enabled=self.spec.learner.zero_stage == 3,
+            ):
+                yield [(name, parameter.detach()) for name, parameter in bucket]
+
+    def log_probs(self, batch: TrainBatch) -> list[list[float]]:
+        """Log-probs of each sample's completion tokens under the policy, on every rank alike."""
+        result: list[list[float]] = []
+        with torch.no_grad():
+            for sample in batch.samples:
+                micro_batch = build_micro_batch([sample], self.device)
+                token_log_probs = completion_log_probs(
+                    self._engine, micro_batch, temperature=batch.temperature
+                )
+                result.append(token_log_probs.log_probs[0].tolist())
+        return result
+
+    def save(self, directory: Path) -> None:
+        """Write this rank's share into `directory`; all ranks together write all of it."""
+        self._engine.save_checkpoint(
+            str(directory),
+            tag=_CHECKPOINT_TAG,
+            client_state={"policy_version": self.policy_version},
+        )
+        torch.save(torch.get_rng_state(), directory / f"rng_rank_{self.rank.rank}.pt")
+        dist.barrier()
+
+    def load(self, directory: Path) -> int:
+        """Restore what `save` wrote and return the policy version."""
+        _, client_state = self._engine.load_checkpoint(str(directory), tag=_CHECKPOINT_TAG)
+        assert client_state is not None, "DeepSpeed found no checkpoint"
+        self.policy_version = int(client_state["policy_version"])
+        torch.set_rng_state(torch.load(directory / f"rng_rank_{self.rank.rank}.pt"))
+        return self.policy_version
+
+    def export(self, directory: Path, bucket_bytes: int) -> None:
+        """Write the policy as a Hugging Face model directory (rank 0 writes)."""
+        state = {}
+        for bucket in self.named_weights(bucket_bytes):
+            if self.rank.rank == 0:
+                state.update({name: tensor.to("cpu", copy=True) for name, tensor in bucket})
+        if self.rank.rank == 0:
+            self._engine.module.save_pretrained(str(directory), state_dict=state)
+        dist.barrier()
+
+    def close(self) -> None:
+        self._engine.destroy()
+        dist.destroy_process_group()
+
+
+def warmup_factor(step: int, num_warmup: int) -> float:
+    """Learning-rate factor of the step after `step` completed ones: linear up, then 1.
+
+    The first step is taken at 1/num_warmup, not at zero.
+    """
+    return min(1.0, (step + 1) / max(1, num_warmup))
+
+
+def _init_process_group(rank: RankInfo, device: torch.device) -> None:
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    os.environ.update(
+        RANK=str(rank.rank),
+        LOCAL_RANK="0",  # each rank sees one device only
+        WORLD_SIZE=str(rank.num_ranks),
+        MASTER_ADDR=rank.master_address,
+        MASTER_PORT=str(rank.master_port),
+    )
+    deepspeed.init_distributed(
+        dist_backend=backend,
+        auto_mpi_discovery=False,
+        verbose=False,
+        rank=rank.rank,
+        world_size=rank.num_ranks,
+    )
+
+
+def _step_sums(terms: LossTerms, entropy: Tensor, micro_batch: MicroBatchTensors) -> Tensor:
+    """[6]: loss, KL, clipped tokens, log-prob gap, entropy, tokens."""
+    return torch.stack(
+        [
+            terms.loss.detach().double().cpu(),
+            terms.kl_sum.double().cpu(),
+            terms.clipped_sum.double().cpu(),
+            terms.gap_sum.double().cpu(),
+            (entropy * micro_batch.loss_mask).sum().double().cpu(),
+            torch.tensor(micro_batch.num_real_tokens, dtype=torch.float64),
+        ]
+    )
+
+
+def _buckets(
+    named: list[tuple[str, torch.nn.Parameter]], bucket_bytes: int
+) -> Iterator[list[tuple[str, torch.nn.Parameter]]]:
+    bucket: list[tuple[str, torch.nn.Parameter]] = []
+    size = 0
+    for name, parameter in named:
+        # Under ZeRO-3 a parameter's own storage is empty; `ds_numel` is its full size.
+        num_bytes = getattr(parameter, "ds_numel", parameter.numel()) * parameter.element_size()
+        if bucket and size + num_bytes > bucket_bytes:
+            yield bucket
+            bucket, size = [], 0
+        bucket.append((name, parameter))
+        size += num_bytes
+    if bucket:
+        yield bucket

@@ -1,0 +1,24 @@
+"""Load the policy and its frozen reference with transformers."""
+
+from __future__ import annotations
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from rubric_rl.config.schema import LearnerConfig, ModelConfig
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def load_causal_lm(model_path: str, model: ModelConfig, learner: LearnerConfig) -> PreTrainedModel:
+    """Load with the learner's compute type. Dropout, if the model has any, stays off:
+    the ratio compares log-probs of one and the same function."""
+    loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        model_path,
+        dtype=_DTYPES[learner.dtype],
+        attn_implementation=learner.attn_implementation,
+        trust_remote_code=model.trust_remote_code,
+    )
+    loaded.eval()
+    loaded.config.use_cache = False
+    return loaded

@@ -1,0 +1,101 @@
+"""The one list of metric names.
+
+A step's metrics are a mapping from these names to finite numbers. A metric that
+has no value in a step (a held-out reward between two evaluations, a mean over
+nothing) is left out of the mapping; it is never NaN and never a made-up zero.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import NamedTuple
+
+
+class MetricSpec(NamedTuple):
+    """One metric: its name everywhere, its unit, and what it measures."""
+
+    name: str
+    unit: str
+    meaning: str
+
+
+METRICS: tuple[MetricSpec, ...] = (
+    # Rewards of the training samples.
+    MetricSpec("reward/mean", "reward", "mean over the step's scored samples"),
+    MetricSpec("reward/std", "reward", "standard deviation over the step's scored samples"),
+    MetricSpec("reward/within_group_std", "reward", "mean over groups of the deviation in a group"),
+    MetricSpec("reward/zero_variance_frac", "share", "groups whose rewards are all equal"),
+    # Held-out evaluation.
+    MetricSpec("eval/reward_mean", "reward", "mean over held-out prompts of their mean reward"),
+    MetricSpec("eval/reward_ci95", "reward", "half width of its 95 % interval over prompts"),
+    MetricSpec("eval/coverage_mean", "share", "judged weight of a held-out sample, mean"),
+    MetricSpec("eval/unscored_frac", "share", "held-out samples without a reward"),
+    # Judging. Rule criteria and the LLM judge together, unless said otherwise.
+    MetricSpec("judge/unscored_frac", "share", "samples without a reward"),
+    MetricSpec("judge/coverage_mean", "share", "judged weight of a sample, mean"),
+    MetricSpec("judge/unknown_frac", "share", "verdicts that are UNKNOWN"),
+    MetricSpec("judge/calls", "count", "calls to the LLM judge, retries for missing verdicts too"),
+    MetricSpec("judge/tokens", "tokens", "prompt and reply tokens of these calls"),
+    MetricSpec("judge/latency_s", "s", "time to judge one sample, mean"),
+    MetricSpec("judge/unknown/timeout", "count", "UNKNOWN: no reply in time"),
+    MetricSpec("judge/unknown/transport", "count", "UNKNOWN: connection or server error"),
+    MetricSpec("judge/unknown/rate_limited", "count", "UNKNOWN: refused for too many requests"),
+    MetricSpec("judge/unknown/refused_request", "count", "UNKNOWN: the endpoint rejects the call"),
+    MetricSpec("judge/unknown/truncated", "count", "UNKNOWN: the reply was cut at its limit"),
+    MetricSpec("judge/unknown/unparseable", "count", "UNKNOWN: the reply is not what was asked"),
+    MetricSpec("judge/unknown/wrong_nonce", "count", "UNKNOWN: the reply repeats another nonce"),
+    MetricSpec("judge/unknown/missing", "count", "UNKNOWN: the reply leaves the criterion out"),
+    MetricSpec("judge/unknown/duplicate", "count", "UNKNOWN: two verdicts on one criterion"),
+    MetricSpec("judge/unknown/out_of_choice", "count", "UNKNOWN: the verdict is not a choice"),
+    MetricSpec("judge/unknown/rule_timeout", "count", "UNKNOWN: a rule's pattern took too long"),
+    MetricSpec("judge/unknown/worker_died", "count", "UNKNOWN: the judge worker ended"),
+    # Groups.
+    MetricSpec("group/dropped", "count", "groups dropped for too few scored samples"),
+    MetricSpec("group/refilled", "count", "prompts drawn in place of dropped groups"),
+    # The update.
+    MetricSpec("policy/loss", "loss", "policy loss with its KL term"),
+    MetricSpec("policy/kl_ref", "nats", "KL to the reference policy, token mean of k3"),
+    MetricSpec("policy/entropy", "nats", "entropy of the policy, token mean"),
+    MetricSpec("policy/clip_frac", "share", "tokens whose ratio is clipped"),
+    MetricSpec("policy/grad_norm", "norm", "gradient norm before clipping"),
+    MetricSpec("policy/learning_rate", "rate", "learning rate of the update"),
+    MetricSpec("policy/version", "steps", "optimizer steps completed"),
+    MetricSpec("rubric/version", "version", "rubric version that the samples are judged under"),
+    # Generation.
+    MetricSpec("rollout/tokens", "tokens", "generated tokens"),
+    MetricSpec("rollout/tokens_per_s", "tokens/s", "generated tokens over the rollout's time"),
+    MetricSpec("rollout/response_tokens_mean", "tokens", "length of a completion, mean"),
+    MetricSpec("rollout/truncated_frac", "share", "completions cut at rollout.max_new_tokens"),
+    MetricSpec("rollout/train_logprob_gap", "nats", "rollout against learner log-prob, mean gap"),
+    MetricSpec("rollout/staleness", "steps", "learner version - sample version, mean"),
+    # Where the time goes.
+    MetricSpec("time/step_s", "s", "the whole step"),
+    MetricSpec("time/rollout_s", "s", "first request until the last completion"),
+    MetricSpec("time/judge_wait_s", "s", "last completion until the last verdict"),
+    MetricSpec("time/learner_s", "s", "the learner's update"),
+    MetricSpec("time/weight_sync_s", "s", "publishing until every engine serves the new weights"),
+    MetricSpec("time/eval_s", "s", "held-out evaluation"),
+    MetricSpec("time/checkpoint_s", "s", "writing a checkpoint"),
+    # Data position.
+    MetricSpec("data/epoch", "epochs", "epoch of the step, from 0"),
+    MetricSpec("data/prompts_consumed", "count", "prompts drawn since the run began"),
+)
+
+NAMES: frozenset[str] = frozenset(spec.name for spec in METRICS)
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Raise ValueError if a name is not in METRICS: every metric is documented."""
+    unlisted = sorted(set(names) - NAMES)
+    if unlisted:
+        near = difflib.get_close_matches(unlisted[0], sorted(NAMES), n=1)
+        hint = f" (nearest to {unlisted[0]!r}: {near[0]!r})" if near else ""
+        raise ValueError(f"metrics {unlisted} are not listed in METRICS{hint}")
+
+
+def markdown_table() -> str:
+    """METRICS as a Markdown table, as the README shows it."""
+    lines = ["| metric | unit | meaning |", "|---|---|---|"]
+    lines += [f"| `{spec.name}` | {spec.unit} | {spec.meaning} |" for spec in METRICS]
+    return "\n".join(lines) + "\n"

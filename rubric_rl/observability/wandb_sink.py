@@ -1,0 +1,251 @@
+"""The W&B sink: the same metrics, and a table of samples.
+
+Training never depends on W&B. Without credentials the run is recorded offline
+in the run folder, and whatever goes wrong after the start switches this sink
+off, once and visibly.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from rubric_rl.config.schema import Config
+from rubric_rl.errors import ConfigError
+from rubric_rl.observability.metrics import METRICS, check_names
+from rubric_rl.observability.records import CriterionRow, SampleRow, StepRecord
+from rubric_rl.observability.sinks import spread_rows
+
+if TYPE_CHECKING:
+    import wandb  # takes more than a second, so only a run that uses it imports it
+
+logger = logging.getLogger(__name__)
+
+Mode = Literal["online", "offline", "disabled"]
+
+# Long enough for a slow network, short enough that a wrong server is noticed soon.
+_START_TIMEOUT_S = 60.0
+
+_COLUMNS = (
+    "step",
+    "phase",
+    "prompt_id",
+    "sample_index",
+    "prompt",
+    "completion",
+    "reward",
+    "coverage",
+    "advantage",
+    "verdicts",
+    "policy_version",
+    "rubric_version",
+    "judge_id",
+)
+
+
+T = TypeVar("T")
+
+
+class WandbSink:
+    """One W&B run.
+
+    `notice` says in one line where the run is recorded. With the same `run_id` a
+    resumed run goes on in the same W&B run; steps that it repeats after its
+    checkpoint appear twice there.
+    """
+
+    notice: str
+    num_failures: int
+    """Calls to W&B that failed: at most one at the start and one afterwards."""
+
+    def __init__(self, config: Config, run_dir: Path, run_id: str, resume: bool) -> None:
+        """Raises ConfigError if W&B can't start in a mode that was asked for by name."""
+        self._table_rows = config.logging.sample_table_rows
+        started = _start(config, _Identity(run_dir=run_dir, run_id=run_id, resume=resume))
+        self._run = started.run
+        self.num_failures = int(started.failed)
+        self.notice = started.notice
+        logger.info(self.notice)
+
+    @property
+    def is_active(self) -> bool:
+        """False when disabled by the configuration or after a failure."""
+        return self._run is not None
+
+    def log(self, record: StepRecord) -> None:
+        """Raises ValueError on an unlisted metric name, and nothing else."""
+        check_names(record.metrics)
+        run = self._run
+        if run is not None:
+            self._guard("log", lambda: run.log(self._payload(record)))
+
+    def close(self) -> None:
+        run, self._run = self._run, None
+        if run is not None:
+            self._guard("finish", run.finish)
+
+    def _payload(self, record: StepRecord) -> dict[str, Any]:
+        payload: dict[str, Any] = {"step": record.step, **record.metrics}
+        rows = spread_rows(record.rows, self._table_rows)
+        if rows:
+            payload["samples"] = _table(rows)
+        return payload
+
+    def _guard(self, action: str, call: Callable[[], object]) -> None:
+        result = _attempt(call)
+        if isinstance(result, Exception):
+            self._run = None
+            self.num_failures += 1
+            logger.warning(
+                "W&B failed (%s) and is switched off: %s. The run goes on",
+                action,
+                _words(result),
+            )
+
+
+def _attempt(call: Callable[[], T]) -> T | Exception:
+    """The boundary to W&B: whatever it raises comes back as a value."""
+    try:
+        return call()
+    except Exception as err:
+        return err
+
+
+def _words(err: Exception) -> str:
+    return f"{type(err).__name__}: {err}"
+
+
+# ----------------------------------------------------------------------------
+# Starting
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Identity:
+    run_dir: Path
+    run_id: str
+    resume: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Started:
+    run: wandb.Run | None
+    notice: str
+    failed: bool
+
+
+def _start(config: Config, identity: _Identity) -> _Started:
+    mode, why = _resolve_mode(config)
+    if mode == "disabled":
+        return _Started(run=None, notice=f"W&B: disabled ({why})", failed=False)
+    run = _attempt(lambda: _init(config, identity, mode))
+    if not isinstance(run, Exception):
+        return _Started(run=run, notice=_notice(mode, why, run), failed=False)
+    if config.logging.wandb.mode != "auto":
+        raise ConfigError(
+            f"W&B can't start with logging.wandb.mode={config.logging.wandb.mode!r}: "
+            f"{_words(run)}. Log in (wandb login), or set logging.wandb.mode to auto, offline "
+            "or disabled"
+        ) from run
+    return _fall_back(config, identity, run)
+
+
+def _fall_back(config: Config, identity: _Identity, err: Exception) -> _Started:
+    """Record offline after a failed start: `auto` never stops a run."""
+    import wandb
+
+    logger.warning("W&B can't start: %s. Recording offline instead", _words(err))
+    # The failed start still holds the run id in W&B's service process.
+    _attempt(wandb.teardown)
+    run = _attempt(lambda: _init(config, identity, "offline"))
+    if isinstance(run, Exception):
+        logger.warning("W&B can't record offline either: %s", _words(run))
+        return _Started(run=None, notice="W&B: disabled (it can't start)", failed=True)
+    return _Started(run=run, notice=_notice("offline", "no connection", run), failed=True)
+
+
+def _resolve_mode(config: Config) -> tuple[Mode, str]:
+    """The mode, and why it is that. W&B's own WANDB_MODE decides for `auto` when it is set."""
+    mode = config.logging.wandb.mode
+    if mode != "auto":
+        return mode, f"logging.wandb.mode={mode}"
+    match os.environ.get("WANDB_MODE"):
+        case "online" | "offline" | "disabled" as mode:
+            return mode, f"WANDB_MODE={mode}"
+        case _:
+            login = _attempt(_has_login)
+            return ("online", "logged in") if login is True else ("offline", "no API key found")
+
+
+def _has_login() -> bool:
+    """Whether W&B finds credentials in the environment, its settings or netrc; asks nobody."""
+    import wandb
+
+    # Without this W&B reports on the terminal which credentials it has read.
+    wandb.setup(wandb.Settings(silent=True, console="off"))
+    return wandb.login(prompt=False, verify=False)
+
+
+def _init(config: Config, identity: _Identity, mode: Mode) -> wandb.Run:
+    import wandb
+
+    run = wandb.init(
+        project=config.logging.wandb.project,
+        entity=config.logging.wandb.entity,
+        name=config.run.name,
+        id=identity.run_id,
+        resume="allow" if identity.resume else None,
+        dir=identity.run_dir,
+        mode=mode,
+        config=config.model_dump(mode="json"),
+        settings=wandb.Settings(silent=True, console="off", init_timeout=_START_TIMEOUT_S),
+    )
+    # Steps are W&B's x axis. Its own step counter only grows, so it would drop
+    # the steps that a resumed run repeats.
+    run.define_metric("step", hidden=True)
+    for spec in METRICS:
+        run.define_metric(spec.name, step_metric="step")
+    return run
+
+
+def _notice(mode: Mode, why: str, run: wandb.Run) -> str:
+    if mode == "online":
+        return f"W&B: {run.url} ({why})"
+    return f"W&B: offline ({why}); upload with: wandb sync {Path(run.settings.sync_dir)}"
+
+
+# ----------------------------------------------------------------------------
+# The samples table
+
+
+def _table(rows: list[SampleRow]) -> wandb.Table:
+    import wandb
+
+    return wandb.Table(columns=list(_COLUMNS), data=[_cells(row) for row in rows])
+
+
+def _cells(row: SampleRow) -> list[str | int | float | None]:
+    return [
+        row.step,
+        row.phase,
+        row.prompt_id,
+        row.sample_index,
+        "\n\n".join(f"{message.role}: {message.content}" for message in row.messages),
+        row.completion,
+        row.reward,
+        row.coverage,
+        row.advantage,
+        "\n".join(_verdict_line(criterion) for criterion in row.criteria),
+        row.policy_version,
+        row.rubric_version,
+        row.judge_id,
+    ]
+
+
+def _verdict_line(row: CriterionRow) -> str:
+    cause = f" ({row.cause})" if row.cause else ""
+    sign = "" if row.polarity == 1 else "-"
+    return f"[{row.verdict}{cause}] {sign}{row.weight:g} {row.text}: {row.reason}"

@@ -1,0 +1,97 @@
+"""From verdicts to a reward.
+
+Two rewards. With V = 1 for MET and 0 for UNMET, over judged criteria only:
+
+    weighted_share  sum w * good / sum w, good = V or 1 - V by polarity; in [0, 1].
+                    "Chasing the Tail", section 2, which has positive criteria only.
+    signed_points   sum polarity * w * V / sum w of positive criteria; at most 1, may be
+                    negative. The score of one HealthBench answer, before any clipping.
+
+A criterion whose verdict is UNKNOWN leaves numerator and denominator. It is
+not a zero: what it costs is coverage, and below a threshold the sample has no
+reward at all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
+
+from rubric_rl.types import Criterion, Rubric, Score, Verdict, VerdictValue
+
+RewardName = Literal["weighted_share", "signed_points"]
+
+
+class _Judged(NamedTuple):
+    """A criterion with a verdict that is not UNKNOWN."""
+
+    criterion: Criterion
+    met: bool
+
+
+def weighted_share(rubric: Rubric, verdicts: Sequence[Verdict]) -> float | None:
+    """Weight of the judged criteria that came out well over the weight of all judged.
+
+    None if no criterion was judged. Raises ValueError if verdicts and criteria
+    don't match one to one, in any order.
+    """
+    judged = _judged(rubric, verdicts)
+    good = [j.criterion.weight for j in judged if j.met == (j.criterion.polarity == 1)]
+    return _ratio(good, [j.criterion.weight for j in judged])
+
+
+def signed_points(rubric: Rubric, verdicts: Sequence[Verdict]) -> float | None:
+    """Signed weight of the criteria that are met over the weight of judged positive ones.
+
+    None if no positive criterion was judged. Raises ValueError if verdicts and
+    criteria don't match one to one, in any order.
+    """
+    judged = _judged(rubric, verdicts)
+    points = [j.criterion.polarity * j.criterion.weight for j in judged if j.met]
+    return _ratio(points, [j.criterion.weight for j in judged if j.criterion.polarity == 1])
+
+
+REWARDS: dict[RewardName, Callable[[Rubric, Sequence[Verdict]], float | None]] = {
+    "weighted_share": weighted_share,
+    "signed_points": signed_points,
+}
+
+
+def score(
+    rubric: Rubric, verdicts: Sequence[Verdict], *, reward: RewardName, min_coverage: float
+) -> Score:
+    """Reward and coverage of one sample; the value is None when it is unscored.
+
+    A sample is unscored when its coverage is below `min_coverage` or when the
+    reward has no denominator. Raises ValueError if verdicts and criteria don't
+    match one to one, in any order.
+    """
+    value = REWARDS[reward](rubric, verdicts)
+    coverage = _coverage(rubric, verdicts)
+    return Score(value=None if coverage < min_coverage else value, coverage=coverage)
+
+
+def _coverage(rubric: Rubric, verdicts: Sequence[Verdict]) -> float:
+    judged = [j.criterion.weight for j in _judged(rubric, verdicts)]
+    return math.fsum(judged) / math.fsum(c.weight for c in rubric.criteria)
+
+
+def _judged(rubric: Rubric, verdicts: Sequence[Verdict]) -> list[_Judged]:
+    criteria = {criterion.cid: criterion for criterion in rubric.criteria}
+    got = [verdict.cid for verdict in verdicts]
+    if sorted(got) != sorted(criteria):
+        raise ValueError(
+            f"verdicts {sorted(got)} don't match the criteria {sorted(criteria)} of the rubric "
+            f"of prompt {rubric.prompt_id!r}"
+        )
+    return [
+        _Judged(criteria[verdict.cid], verdict.value is VerdictValue.MET)
+        for verdict in verdicts
+        if verdict.value is not VerdictValue.UNKNOWN
+    ]
+
+
+def _ratio(numerator: Sequence[float], denominator: Sequence[float]) -> float | None:
+    # fsum rounds once, so the order of criteria and verdicts can't change a reward.
+    return math.fsum(numerator) / math.fsum(denominator) if denominator else None

@@ -1,0 +1,308 @@
+"""The nouns: one frozen dataclass for each stage that a step passes through.
+
+    PromptRecord -> Prompt -> RolloutRequest -> Sample -> JudgedSample -> Group -> TrainBatch
+      (text)      (tokens)                                 (verdicts)            (advantages)
+
+Everything here is plain Python: lists of ints and floats, no tensors. Instances
+are picklable and cross process boundaries as they are.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Literal
+
+from rubric_rl.rubrics.rules import RuleCheck
+
+Polarity = Literal[1, -1]
+FinishReason = Literal["stop", "length"]
+
+
+# ----------------------------------------------------------------------------
+# Prompts and rubrics
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptRecord:
+    """A prompt as its file holds it, before a tokenizer has seen it."""
+
+    prompt_id: str
+    messages: tuple[Message, ...]
+    domain: str
+    source: str
+    """Where it came from: file name and line or row, for error messages."""
+    row_hash: str
+    """SHA-256 (hex) of the raw row, so that a record can be traced and overlap found."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """A prompt ready to be rolled out."""
+
+    record: PromptRecord
+    token_ids: tuple[int, ...]
+    """The chat-templated prompt, generation prompt included."""
+
+    @property
+    def prompt_id(self) -> str:
+        return self.record.prompt_id
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Criterion:
+    """One gradable statement of a rubric.
+
+    `polarity` says whether meeting the statement is good (1) or bad (-1); it is
+    never read off a sign or a word. `weight` is always positive. A criterion
+    with a `rule` is checked by executing it; one without is checked by the LLM
+    judge.
+    """
+
+    cid: str
+    text: str
+    weight: float
+    polarity: Polarity = 1
+    rule: RuleCheck | None = None
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rubric:
+    """The criteria of one prompt at one version."""
+
+    prompt_id: str
+    version: int
+    criteria: tuple[Criterion, ...]
+
+    @property
+    def rubric_id(self) -> str:
+        """Hash of the content: equal criteria give an equal id, whatever the version."""
+        payload = [
+            [c.cid, c.text, c.weight, c.polarity, c.rule.as_dict() if c.rule else None]
+            for c in self.criteria
+        ]
+        text = json.dumps([self.prompt_id, payload], sort_keys=True, ensure_ascii=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+# ----------------------------------------------------------------------------
+# Rollouts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutRequest:
+    """One completion to generate."""
+
+    prompt_id: str
+    sample_index: int
+    token_ids: tuple[int, ...]
+    seed: int
+    max_new_tokens: int
+    temperature: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """One completion of one prompt.
+
+    `completion_token_ids`, `log_probs` and `loss_mask` have the same length:
+    the generated tokens, end-of-sequence included where the model produced it.
+    """
+
+    prompt_id: str
+    sample_index: int
+    prompt_token_ids: tuple[int, ...]
+    completion_token_ids: tuple[int, ...]
+    log_probs: tuple[float, ...]
+    """Log-prob of each sampled token under the policy that sampled it, after temperature."""
+    loss_mask: tuple[int, ...]
+    """1 where the learner may train on the token."""
+    text: str
+    finish_reason: FinishReason
+    seed: int
+    policy_version: int
+
+
+# ----------------------------------------------------------------------------
+# Judging
+
+
+class VerdictValue(enum.StrEnum):
+    """What a judge says of one criterion. UNKNOWN is not a score."""
+
+    MET = "met"
+    UNMET = "unmet"
+    UNKNOWN = "unknown"
+
+
+class FailureCause(enum.StrEnum):
+    """Why a verdict is UNKNOWN."""
+
+    TIMEOUT = "timeout"
+    TRANSPORT = "transport"
+    RATE_LIMITED = "rate_limited"
+    REFUSED_REQUEST = "refused_request"
+    TRUNCATED = "truncated"
+    UNPARSEABLE = "unparseable"
+    WRONG_NONCE = "wrong_nonce"
+    MISSING = "missing"
+    DUPLICATE = "duplicate"
+    OUT_OF_CHOICE = "out_of_choice"
+    RULE_TIMEOUT = "rule_timeout"
+    WORKER_DIED = "worker_died"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """The judge's answer on one criterion; `cause` is set exactly when it is UNKNOWN."""
+
+    cid: str
+    value: VerdictValue
+    reason: str
+    cause: FailureCause | None = None
+
+    def __post_init__(self) -> None:
+        assert (self.value is VerdictValue.UNKNOWN) == (self.cause is not None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgeRequest:
+    """One sample to judge, with the prompt and the rubric that it is judged under."""
+
+    record: PromptRecord
+    rubric: Rubric
+    sample: Sample
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement:
+    """All verdicts of one sample, in the order of the rubric's criteria."""
+
+    rubric_id: str
+    rubric_version: int
+    judge_id: str
+    """Model that judged, independent of the endpoint it was reached at; `rules` if none."""
+    template_hash: str
+    mode: str
+    verdicts: tuple[Verdict, ...]
+    num_calls: int
+    prompt_tokens: int
+    completion_tokens: int
+    latency_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """A sample's reward over its judged criteria; `value` is None when unscored."""
+
+    value: float | None
+    coverage: float
+    """Weight of judged criteria over the weight of all, in [0, 1]."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgedSample:
+    """A sample with its judgement and its score."""
+
+    sample: Sample
+    judgement: Judgement
+    score: Score
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """All samples of one prompt, judged under one rubric version: the baseline unit.
+
+    `scored` and `unscored` are ordered by `sample_index`.
+    """
+
+    prompt_id: str
+    rubric_version: int
+    scored: tuple[JudgedSample, ...]
+    unscored: tuple[JudgedSample, ...]
+
+    @property
+    def rewards_G(self) -> list[float]:
+        """Rewards of the scored samples, in the order of `scored`."""
+        return [s.score.value for s in self.scored if s.score.value is not None]
+
+
+# ----------------------------------------------------------------------------
+# Learning
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainSample:
+    """What the learner needs of one scored sample."""
+
+    prompt_token_ids: tuple[int, ...]
+    completion_token_ids: tuple[int, ...]
+    rollout_log_probs: tuple[float, ...]
+    loss_mask: tuple[int, ...]
+    advantage: float
+
+    @property
+    def num_tokens(self) -> int:
+        """Prompt and completion."""
+        return len(self.prompt_token_ids) + len(self.completion_token_ids)
+
+    @property
+    def num_loss_tokens(self) -> int:
+        return sum(self.loss_mask)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainBatch:
+    """One optimizer step's samples, all ranks together.
+
+    The order is fixed by (prompt position, sample index), never by the order in
+    which samples finished, so that a repeated run sums in the same order.
+    """
+
+    step: int
+    samples: tuple[TrainSample, ...]
+    temperature: float
+
+    @property
+    def num_loss_tokens(self) -> int:
+        """The global denominator of the token-level loss."""
+        return sum(s.num_loss_tokens for s in self.samples)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpdateResult:
+    """What one optimizer step did. `policy_version` counts completed steps."""
+
+    policy_version: int
+    loss: float
+    grad_norm: float
+    """Before clipping."""
+    learning_rate: float
+    kl_ref: float
+    """Token mean of the k3 estimate against the reference policy, nats."""
+    entropy: float
+    """Token mean, nats."""
+    clip_frac: float
+    logprob_gap: float
+    """Mean absolute difference between rollout and learner log-probs, nats."""
+    num_tokens: int
+    """Prompt and completion tokens that went through the model."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SyncReport:
+    """Weight sync: how long it took and what every engine now serves."""
+
+    seconds: float
+    versions: tuple[int, ...]

@@ -1,0 +1,160 @@
+"""Rules on single fields and between sections: each has its message here."""
+
+import pytest
+from pydantic import BaseModel
+
+from rubric_rl.config.compose import compose
+from rubric_rl.config.problems import known_keys
+from rubric_rl.config.schema import Config, Section
+from rubric_rl.errors import ConfigError
+
+GPU = ("cluster=gpu_disaggregated",)
+COLOCATED_GPU = ("cluster=gpu_colocated",)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (
+            ("cluster.weight_transport=nccl",),
+            "cluster.weight_transport='nccl' needs GPUs but cluster.device='cpu': "
+            "set cluster.weight_transport=object_store",
+        ),
+        (
+            (*GPU, "rollout=transformers", "cluster.weight_transport=nccl"),
+            "cluster.weight_transport='nccl' is vLLM's own but rollout.engine='transformers': "
+            "set cluster.weight_transport=object_store",
+        ),
+        (
+            (*COLOCATED_GPU, "cluster.weight_transport=nccl"),
+            "cluster.weight_transport='nccl' can't join two processes on one GPU "
+            "(cluster.placement='colocated'): set cluster.weight_transport=ipc",
+        ),
+        (
+            (*GPU, "cluster.weight_transport=ipc"),
+            "cluster.weight_transport='ipc' needs learner and engine on the same GPU "
+            "(cluster.placement='disaggregated'): set cluster.weight_transport=nccl",
+        ),
+        (
+            (*GPU, "rollout=transformers", "rollout.tensor_parallel_size=2"),
+            "rollout.tensor_parallel_size=2 needs rollout.engine=vllm",
+        ),
+        (
+            ("rollout.tensor_parallel_size=2",),
+            "rollout.tensor_parallel_size=2 needs GPUs: on cluster.device=cpu use "
+            "rollout.num_workers",
+        ),
+        (
+            ("learner.offload_optimizer=true",),
+            "learner.offload_optimizer=true moves state off a GPU, but cluster.device='cpu'",
+        ),
+        (
+            (*COLOCATED_GPU, "learner.num_workers=8", "rollout.num_workers=2"),
+            "learner.num_workers=8 and rollout.num_workers x rollout.tensor_parallel_size = "
+            "2 x 1 = 2 must be equal with cluster.placement=colocated, because each GPU is shared "
+            "by one learner rank and one engine: change one of them or set "
+            "cluster.placement=disaggregated",
+        ),
+        (
+            ("cluster.placement=colocated", "algorithm.max_staleness=1"),
+            "algorithm.max_staleness=1 lets generation run beside the learner, but "
+            "cluster.placement='colocated' makes them take turns: set algorithm.max_staleness=0 "
+            "or cluster.placement=disaggregated",
+        ),
+        (
+            ("algorithm.max_staleness=2", "algorithm.old_log_probs=learner"),
+            "algorithm.max_staleness=2 trains on samples of an older policy, whose ratio needs "
+            "algorithm.old_log_probs=rollout",
+        ),
+        (
+            ("learner.micro_batch_tokens=100",),
+            "learner.micro_batch_tokens=100 is smaller than one sequence "
+            "(data.max_prompt_tokens + rollout.max_new_tokens = 192): raise it to at least that",
+        ),
+        (
+            ("algorithm.min_scored_samples=9",),
+            "algorithm.min_scored_samples=9 is more than rollout.samples_per_prompt=8",
+        ),
+        (
+            ("learner.num_workers=33",),
+            "learner.num_workers=33 is more than the samples of one step "
+            "(rollout.prompts_per_step x rollout.samples_per_prompt = 32)",
+        ),
+        (
+            ("judge=openai", "judge.llm.base_url=localhost:8000/v1"),
+            "judge.llm.base_url: it must be an http:// or https:// address, as in "
+            "http://host:8000/v1",
+        ),
+        (
+            ("judge=openai", "judge.llm.base_url=https://user:sk-secret@host/v1"),
+            "judge.llm.base_url: it must not carry credentials or a query: put the key into an "
+            "environment variable and its name into api_key_env",
+        ),
+        (
+            ("judge=openai", "judge.llm.api_key_env=sk-secret"),
+            "judge.llm.api_key_env: it must be the name of an environment variable, as in "
+            "OPENAI_API_KEY, not the key itself",
+        ),
+    ],
+)
+def test_a_rule_that_is_broken_says_why_and_what_to_change(
+    overrides: tuple[str, ...], expected: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        compose(overrides)
+    assert str(caught.value) == expected
+
+
+def test_broken_rules_are_listed_together() -> None:
+    with pytest.raises(ConfigError) as caught:
+        compose(["learner.offload_optimizer=true", "algorithm.min_scored_samples=9"])
+    assert str(caught.value).startswith("2 problems in the configuration:\n  - learner.offload")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ((), "object_store"),
+        (GPU, "nccl"),
+        (COLOCATED_GPU, "ipc"),
+        ((*GPU, "rollout=transformers"), "object_store"),
+        ((*GPU, "cluster.weight_transport=object_store"), "object_store"),
+    ],
+)
+def test_the_weight_transport_follows_device_placement_and_engine(
+    overrides: tuple[str, ...], expected: str
+) -> None:
+    assert compose(overrides).weight_transport == expected
+
+
+def test_the_engine_computes_in_the_learners_type_unless_told() -> None:
+    assert compose(["learner.dtype=bfloat16"]).rollout_dtype == "bfloat16"
+    assert compose(["learner.dtype=bfloat16", "rollout.dtype=float32"]).rollout_dtype == "float32"
+
+
+def test_the_longest_sequence_is_prompt_plus_completion() -> None:
+    assert compose(["experiment=paper_health"]).max_sequence_tokens == 3584
+
+
+def _sections(model: type[BaseModel]) -> list[type[BaseModel]]:
+    below = [s for s in Section.__subclasses__() if s is not model]
+    return [model, *below]
+
+
+@pytest.mark.parametrize("section", _sections(Config), ids=lambda section: section.__name__)
+def test_every_field_is_documented(section: type[BaseModel]) -> None:
+    undocumented = [name for name, field in section.model_fields.items() if not field.description]
+    assert undocumented == []
+    assert section.__doc__
+
+
+def test_known_keys_reach_optional_sections() -> None:
+    keys = known_keys()
+    assert keys[0] == "run.name"
+    assert "judge.llm.max_asks" in keys
+    assert "judge.llm" not in keys
+
+
+def test_a_configuration_never_changes() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        compose([]).run.seed = 1

@@ -1,0 +1,282 @@
+"""A run that ends anywhere and goes on gives what the undisturbed run gives."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rubric_rl.controller import checkpoints
+from rubric_rl.controller.state import TrainState
+from rubric_rl.errors import RunFolderError
+from rubric_rl.observability.records import SampleRow, StepRecord
+from rubric_rl.types import JudgeRequest, RolloutRequest, Sample, TrainBatch
+
+from .fakes import Killed, World, make_world, without_times
+
+# Two epochs of 7 prompts with partial last steps, dropped groups and refills, also at
+# the end of an epoch; evaluations and checkpoints at different steps.
+SETTINGS: dict[str, Any] = {
+    "num_train": 7,
+    "run__epochs": 2,
+    "run__eval_every_steps": 3,
+    "run__checkpoint_every_steps": 2,
+    "run__keep_checkpoints": 100,
+    "rubrics__max_unscored_frac": 1.0,
+}
+
+Metrics = dict[str, float]
+
+
+def fails(sample: Sample) -> bool:
+    """All samples of one prompt, and one sample of another."""
+    return sample.prompt_id == "t4" or (sample.prompt_id == "t1" and sample.sample_index == 1)
+
+
+def start(run_dir: Path, **settings: Any) -> World:
+    world = make_world(run_dir, **{**SETTINGS, **settings})
+    world.judges.fails = fails
+    return world
+
+
+class Log:
+    """What the sinks hold after several processes: a resume forgets what it does again."""
+
+    def __init__(self) -> None:
+        self.metrics: dict[int, Metrics] = {}
+        self.rows: dict[int, tuple[SampleRow, ...]] = {}
+        self.batches: dict[int, TrainBatch] = {}
+
+    def add(self, world: World, *, resumed_from: int) -> None:
+        for step in [step for step in self.metrics if step > resumed_from]:
+            del self.metrics[step], self.rows[step]
+        for record in world.sink.records:
+            self._add(record)
+        self.batches |= world.learner.batches
+
+    def _add(self, record: StepRecord) -> None:
+        # An evaluation that a stop cut off is logged by the resumed run, at its step.
+        step = record.step
+        self.metrics[step] = {**self.metrics.get(step, {}), **without_times(record.metrics)}
+        self.rows[step] = self.rows.get(step, ()) + record.rows
+
+
+def resume_point(world: World) -> int:
+    steps = world.checkpoint_steps()
+    return steps[-1] if steps else -1
+
+
+def assert_equal(log: Log, state: TrainState, undisturbed: tuple[Log, TrainState]) -> None:
+    want, want_state = undisturbed
+    assert state == want_state
+    assert log.metrics == want.metrics
+    assert log.rows == want.rows
+    assert log.batches == want.batches
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Log, TrainState]:
+    world = start(tmp_path_factory.mktemp("undisturbed"))
+    state = world.run()
+    log = Log()
+    log.add(world, resumed_from=-1)
+    return log, state
+
+
+def test_the_undisturbed_run_has_what_a_resume_could_get_wrong(
+    undisturbed: tuple[Log, TrainState],
+) -> None:
+    log, state = undisturbed
+    assert state.epoch == 2
+    assert sum(metrics.get("group/refilled", 0) for metrics in log.metrics.values()) >= 1
+    assert sum(metrics.get("group/dropped", 0) for metrics in log.metrics.values()) == 2
+    assert {"eval/reward_mean" in metrics for metrics in log.metrics.values()} == {True, False}
+    weights = [metrics["policy/kl_ref"] for step, metrics in log.metrics.items() if step > 0]
+    assert len(set(weights)) == len(weights)
+
+
+@pytest.mark.parametrize("kill_at", range(0, 260, 7))
+def test_a_run_killed_anywhere_resumes_as_if_it_had_not_been(
+    tmp_path: Path, kill_at: int, undisturbed: tuple[Log, TrainState]
+) -> None:
+    log = Log()
+    killed = start(tmp_path, kill_at=kill_at)
+    try:
+        killed.run()
+    except Killed:
+        pass
+    else:
+        pytest.skip(f"the run is over before event {kill_at}")
+    log.add(killed, resumed_from=-1)
+    resumed = start(tmp_path)
+    begin = resume_point(resumed)
+    state = resumed.run()
+    log.add(resumed, resumed_from=begin)
+    assert_equal(log, state, undisturbed)
+
+
+def test_a_run_killed_again_and_again_still_arrives(
+    tmp_path: Path, undisturbed: tuple[Log, TrainState]
+) -> None:
+    log = Log()
+    for _ in range(20):
+        world = start(tmp_path, kill_at=100)
+        begin = resume_point(world)
+        try:
+            state = world.run()
+        except Killed:
+            log.add(world, resumed_from=begin)
+        else:
+            log.add(world, resumed_from=begin)
+            assert_equal(log, state, undisturbed)
+            return
+    pytest.fail("the run never ended")
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 4, 5, 6, 7])
+@pytest.mark.parametrize("moment", ["rollout", "judging", "update", "evaluation"])
+def test_a_stop_leaves_a_checkpoint_and_resuming_completes_as_if_undisturbed(
+    tmp_path: Path, step: int, moment: str, undisturbed: tuple[Log, TrainState]
+) -> None:
+    world = start(tmp_path)
+
+    def stop_if(reached: bool) -> None:
+        if reached:
+            world.stop.set()
+
+    async def on_sample(request: RolloutRequest) -> None:
+        serving, held_out = world.rollouts.policy_version, request.prompt_id.startswith("e")
+        if held_out:
+            stop_if(moment == "evaluation" and serving == step)
+        else:
+            stop_if(moment == "rollout" and serving == step - 1)
+
+    async def on_verdict(request: JudgeRequest) -> None:
+        is_last = request.sample.policy_version == step - 1 and "generated" in (
+            kind for kind, _ in world.events[-12:]
+        )
+        stop_if(moment == "judging" and is_last and request.record.prompt_id.startswith("t"))
+
+    async def on_update(batch: TrainBatch) -> None:
+        stop_if(moment == "update" and batch.step == step)
+
+    world.rollouts.before_sample = on_sample
+    world.judges.before_verdict = on_verdict
+    world.learner.before_update = on_update
+    stopped = world.run()
+    log = Log()
+    log.add(world, resumed_from=-1)
+    if moment != "evaluation" and stopped.epoch < 2:
+        assert stopped.step == (step if moment == "update" else step - 1)
+    assert world.checkpoint_steps()[-1] == stopped.step == world.learner.policy_version
+
+    resumed = start(tmp_path)
+    state = resumed.run()
+    log.add(resumed, resumed_from=stopped.step)
+    assert_equal(log, state, undisturbed)
+
+
+def test_a_stop_cancels_rollouts_but_never_an_update(tmp_path: Path) -> None:
+    world = start(tmp_path)
+
+    async def on_update(batch: TrainBatch) -> None:
+        world.stop.set()
+
+    world.learner.before_update = on_update
+    assert world.run().step == 1
+    assert world.events.kinds("generate cancelled") == []
+    assert [kind for kind, _ in world.events][-5:] == [
+        *["updated", "publish", "log", "save", "saved"]
+    ]
+
+
+@pytest.mark.parametrize("max_staleness", [0, 1])
+def test_a_stop_during_a_rollout_cancels_it_at_once(tmp_path: Path, max_staleness: int) -> None:
+    world = start(tmp_path, num_eval=0, algorithm__max_staleness=max_staleness)
+
+    async def hang(request: RolloutRequest) -> None:
+        world.stop.set()
+        await asyncio.Event().wait()
+
+    world.rollouts.before_sample = hang
+    state = asyncio.run(asyncio.wait_for(world.train(), timeout=10))
+    assert state.step == 0
+    assert world.events.kinds("generate cancelled", "saved") == ["generate cancelled", "saved"]
+
+
+def test_a_stop_before_the_first_rollout_leaves_a_checkpoint(tmp_path: Path) -> None:
+    world = start(tmp_path)
+    world.stop.set()
+    assert world.run() == world.fresh_state
+    assert world.checkpoint_steps() == [0]
+    assert world.events.kinds("generate", "log") == []
+
+
+def test_a_stopped_run_exports_nothing(tmp_path: Path) -> None:
+    world = start(tmp_path, run__export_model=True)
+    world.stop.set()
+    world.run()
+    assert world.events.kinds("export") == []
+
+
+def test_a_finished_run_that_is_resumed_only_publishes(tmp_path: Path) -> None:
+    first = start(tmp_path).run()
+    again = start(tmp_path)
+    assert again.run() == first
+    assert again.events.kinds("publish", "generate", "update", "log", "save") == ["publish"]
+
+
+def test_a_resumed_run_publishes_the_version_it_resumes_from(tmp_path: Path) -> None:
+    start(tmp_path, run__max_steps=2).run()
+    resumed = start(tmp_path, run__max_steps=3)
+    resumed.run()
+    assert resumed.events[0] == ("publish", 2)
+
+
+def test_running_ahead_resumes_with_the_same_prompts_and_seeds(tmp_path: Path) -> None:
+    """Steps in flight are generated again, by the newer policy: more cannot be the same."""
+
+    def ahead(name: str, **settings: Any) -> World:
+        world = start(tmp_path / name, algorithm__max_staleness=1, **settings)
+        world.judges.fails = lambda _: False
+        return world
+
+    def rows(log: Log) -> dict[int, list[tuple[str, int, int]]]:
+        return {
+            step: [(row.prompt_id, row.sample_index, row.seed) for row in rows]
+            for step, rows in log.rows.items()
+        }
+
+    want, log = Log(), Log()
+    undisturbed = ahead("a")
+    undisturbed.run()
+    want.add(undisturbed, resumed_from=-1)
+    killed = ahead("b", kill_at=100)
+    with pytest.raises(Killed):
+        killed.run()
+    log.add(killed, resumed_from=-1)
+    resumed = ahead("b")
+    begin = resume_point(resumed)
+    resumed.run()
+    log.add(resumed, resumed_from=begin)
+    assert rows(log) == rows(want)
+
+
+def test_a_state_of_other_prompts_is_refused(tmp_path: Path) -> None:
+    start(tmp_path, run__max_steps=2).run()
+    other = start(tmp_path)
+    other.train_prompts.reverse()
+    with pytest.raises(RunFolderError, match="has used 4 prompts of epoch 0"):
+        other.run()
+
+
+def test_a_learner_of_another_step_is_refused(tmp_path: Path) -> None:
+    world = start(tmp_path, run__max_steps=2)
+    world.run()
+    checkpoint = world.run_folder.all_checkpoints()[-1]
+    weights = checkpoint.path / "learner" / "weights.json"
+    weights.write_text(weights.read_text().replace('"version": 2', '"version": 1'))
+    with pytest.raises(RunFolderError, match="policy version 1, want 2"):
+        asyncio.run(checkpoints.restore_learner(checkpoint, world.learner))

@@ -1,0 +1,419 @@
+"""Who may use a run folder, and what a killed run leaves for its resume."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rubric_rl.config.schema import Config
+from rubric_rl.controller.run_folder import OpenedRun, RunFolder, identity, open_run
+from rubric_rl.errors import RunFolderError
+
+YAML = "run:\n  name: train\n"
+
+
+def _config(run_dir: Path, resume: str = "never", **sections: dict[str, Any]) -> Config:
+    values: dict[str, Any] = {name: {} for name in Config.model_fields}
+    values |= {"model": {"name_or_path": "m"}, "data": {"path": "d"}, **sections}
+    values["run"] = {"dir": str(run_dir), "resume": resume, **values["run"]}
+    return Config.model_validate(values)
+
+
+def _open(run_dir: Path, resume: str = "never", **sections: dict[str, Any]) -> OpenedRun:
+    return open_run(_config(run_dir, resume, **sections), YAML)
+
+
+def _commit(folder: RunFolder, step: int, *, keep: int = 10, weights: bytes = b"w" * 64) -> Path:
+    async def write(directory: Path) -> None:
+        (directory / "learner").mkdir()
+        (directory / "learner" / "weights.bin").write_bytes(weights)
+        (directory / "state.json").write_text(json.dumps({"step": step}), encoding="utf-8")
+
+    return asyncio.run(folder.commit_checkpoint(step, write, keep=keep)).path
+
+
+def _log(folder: RunFolder, *steps: int) -> None:
+    with folder.metrics_jsonl.open("a", encoding="utf-8") as file:
+        for step in steps:
+            file.write(json.dumps({"step": step, "time": 0.0, "reward/mean": 0.5}) + "\n")
+            (folder.samples / f"step_{step:06d}.jsonl").write_text("{}\n", encoding="utf-8")
+
+
+def _logged_steps(folder: RunFolder) -> list[int]:
+    text = folder.metrics_jsonl.read_text(encoding="utf-8")
+    return [json.loads(line)["step"] for line in text.splitlines()]
+
+
+def _names(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())
+
+
+# ----------------------------------------------------------------------------
+# A new run
+
+
+def test_a_new_folder_has_its_files_before_anything_runs(tmp_path: Path) -> None:
+    opened = _open(tmp_path / "a" / "run")
+    assert _names(opened.folder.root) == [
+        "checkpoints",
+        "config.yaml",
+        "environment.json",
+        "logs",
+        "run.json",
+        "samples",
+    ]
+    assert opened.folder.config_yaml.read_text(encoding="utf-8") == YAML
+    assert "torch" in json.loads(opened.folder.environment_json.read_text(encoding="utf-8"))
+    assert (opened.checkpoint, opened.is_continued) == (None, False)
+
+
+def test_run_ids_differ_between_folders(tmp_path: Path) -> None:
+    assert _open(tmp_path / "a").run_id != _open(tmp_path / "b").run_id
+
+
+def test_auto_in_an_empty_folder_is_a_new_run(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    opened = _open(tmp_path, "auto")
+    assert (opened.checkpoint, opened.is_continued) == (None, False)
+
+
+def test_a_folder_with_a_run_in_it_is_refused_and_left_alone(tmp_path: Path) -> None:
+    first = _open(tmp_path)
+    _log(first.folder, 1)
+    _commit(first.folder, 1)
+    before = first.folder.run_json.read_bytes()
+    with pytest.raises(RunFolderError) as caught:
+        _open(tmp_path)
+    message = str(caught.value)
+    for part in (
+        str(tmp_path),
+        "run.json, metrics.jsonl, checkpoints/step_000001",
+        "run.resume=auto",
+        "another run.dir",
+    ):
+        assert part in message
+    assert first.folder.run_json.read_bytes() == before
+    assert _logged_steps(first.folder) == [1]
+
+
+@pytest.mark.parametrize("leftover", ["metrics.jsonl", "checkpoints/step_000003/state.json"])
+def test_progress_of_an_unknown_run_is_refused_with_either_setting(
+    tmp_path: Path, leftover: str
+) -> None:
+    path = tmp_path / leftover
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("{}", encoding="utf-8")
+    with pytest.raises(RunFolderError, match=r"run\.resume=auto"):
+        _open(tmp_path)
+    with pytest.raises(RunFolderError, match=r"but no run\.json"):
+        _open(tmp_path, "auto")
+
+
+def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    path.write_text("", encoding="utf-8")
+    with pytest.raises(RunFolderError, match=r"can't be used.*Set run\.dir to a folder"):
+        _open(path)
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"format": "rubric_rl.run/9"}'])
+def test_a_damaged_run_file_is_refused(tmp_path: Path, text: str) -> None:
+    _open(tmp_path).folder.run_json.write_text(text, encoding="utf-8")
+    with pytest.raises(RunFolderError, match=r"run\.json' is damaged or of another version"):
+        _open(tmp_path, "auto")
+
+
+# ----------------------------------------------------------------------------
+# Another configuration
+
+
+def test_a_resume_with_another_configuration_lists_every_difference(tmp_path: Path) -> None:
+    first = _open(tmp_path, learner={"learning_rate": 1e-5}, judge={"llm": None})
+    _commit(first.folder, 6)
+    _log(first.folder, 7)
+    with pytest.raises(RunFolderError) as caught:
+        _open(
+            tmp_path,
+            "auto",
+            learner={"learning_rate": 2e-5},
+            run={"seed": 4},
+            judge={"llm": {"base_url": "http://h/v1", "model": "j"}},
+        )
+    message = str(caught.value)
+    for line in (
+        "  learner.learning_rate: 1e-05 there, 2e-05 now\n",
+        "  run.seed: 0 there, 4 now\n",
+        '  judge.llm.model: not set there, "j" now\n',
+        "  judge.llm: null there, not set now\n",
+    ):
+        assert line in message
+    assert "rollout" not in message
+    assert _logged_steps(first.folder) == [7]  # refused before anything is deleted
+
+
+def test_another_configuration_is_refused_before_the_first_checkpoint_too(tmp_path: Path) -> None:
+    _open(tmp_path)
+    with pytest.raises(RunFolderError, match=r"run\.epochs: 1 there, 2 now"):
+        _open(tmp_path, "auto", run={"epochs": 2})
+
+
+def test_settings_that_do_not_change_the_result_may_change(tmp_path: Path) -> None:
+    llm = {"base_url": "http://one/v1", "model": "j"}
+    first = _open(tmp_path, judge={"llm": llm})
+    _commit(first.folder, 6)
+    again = _open(
+        tmp_path,
+        "auto",
+        run={"keep_checkpoints": 9, "name": "other", "checkpoint_every_steps": 1},
+        logging={"progress": False},
+        cluster={"step_timeout_s": 5.0, "address": "local"},
+        judge={"llm": llm | {"base_url": "http://two/v1", "api_key_env": "KEY"}},
+        model={"name_or_path": "m", "cache_dir": "elsewhere"},
+    )
+    assert again.checkpoint is not None
+
+
+def test_identity_holds_whole_sections_and_three_keys_of_the_run(tmp_path: Path) -> None:
+    keys = identity(_config(tmp_path)).keys()
+    assert {key.split(".")[0] for key in keys} == {
+        "model",
+        "learner",
+        "rollout",
+        "judge",
+        "rubrics",
+        "algorithm",
+        "data",
+        "run",
+    }
+    assert {key for key in keys if key.startswith("run.")} == {
+        "run.seed",
+        "run.epochs",
+        "run.max_steps",
+    }
+
+
+# ----------------------------------------------------------------------------
+# Checkpoints
+
+
+def test_a_checkpoint_lists_its_files_with_their_sizes(tmp_path: Path) -> None:
+    path = _commit(_open(tmp_path).folder, 6)
+    assert path == tmp_path / "checkpoints" / "step_000006"
+    assert _names(path) == ["learner", "manifest.json", "state.json"]
+    manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest == {
+        "format": "rubric_rl.manifest/1",
+        "files": {"learner/weights.bin": 64, "state.json": len('{"step": 6}')},
+    }
+
+
+def test_only_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
+    folder = _open(tmp_path).folder
+    for step in (3, 6, 9, 1000000):
+        _commit(folder, step, keep=2)
+    assert _names(folder.checkpoints) == ["step_000009", "step_1000000"]
+
+
+def test_a_checkpoint_that_fails_to_be_written_leaves_the_previous_ones(tmp_path: Path) -> None:
+    folder = _open(tmp_path).folder
+    _commit(folder, 3, keep=1)
+
+    async def fail(directory: Path) -> None:
+        (directory / "state.json").write_text("{}", encoding="utf-8")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        asyncio.run(folder.commit_checkpoint(6, fail, keep=1))
+    assert _names(folder.checkpoints) == ["step_000003", "step_000006.tmp"]
+    _commit(folder, 6, keep=1)
+    assert _names(folder.checkpoints) == ["step_000006"]
+
+
+def test_a_complete_checkpoint_is_not_written_again(tmp_path: Path) -> None:
+    folder = _open(tmp_path).folder
+    _commit(folder, 6, weights=b"first")
+    path = _commit(folder, 6, weights=b"second")
+    assert (path / "learner" / "weights.bin").read_bytes() == b"first"
+
+
+def test_a_checkpoint_without_state_is_a_bug(tmp_path: Path) -> None:
+    folder = _open(tmp_path).folder
+
+    async def write(directory: Path) -> None:
+        (directory / "weights.bin").write_bytes(b"w")
+
+    with pytest.raises(AssertionError, match=r"state\.json"):
+        asyncio.run(folder.commit_checkpoint(6, write, keep=1))
+    assert folder.all_checkpoints() == []
+
+
+# ----------------------------------------------------------------------------
+# Resume
+
+
+def test_resume_goes_on_from_the_newest_checkpoint_with_the_same_run_id(tmp_path: Path) -> None:
+    first = _open(tmp_path)
+    _commit(first.folder, 3)
+    _commit(first.folder, 6)
+    again = _open(tmp_path, "auto")
+    assert again.checkpoint is not None
+    assert (again.checkpoint.step, again.checkpoint.path.name) == (6, "step_000006")
+    assert (again.run_id, again.is_continued) == (first.run_id, True)
+
+
+def _truncate_weights(path: Path) -> None:
+    (path / "learner" / "weights.bin").write_bytes(b"w" * 10)
+
+
+def _lose_weights(path: Path) -> None:
+    (path / "learner" / "weights.bin").unlink()
+
+
+def _lose_state(path: Path) -> None:
+    (path / "state.json").unlink()
+
+
+def _lose_manifest(path: Path) -> None:
+    (path / "manifest.json").unlink()
+
+
+def _truncate_manifest(path: Path) -> None:
+    (path / "manifest.json").write_text('{"format": "rubr', encoding="utf-8")
+
+
+DAMAGES = [
+    (_truncate_weights, "learner/weights.bin has 10 bytes, not 64"),
+    (_lose_weights, "learner/weights.bin is missing"),
+    (_lose_state, "state.json is missing"),
+    (_lose_manifest, "manifest.json is missing"),
+    (_truncate_manifest, "manifest.json can't be read"),
+]
+
+
+@pytest.mark.parametrize(("damage", "reason"), DAMAGES)
+def test_a_damaged_newest_checkpoint_is_skipped_for_the_previous_one(
+    tmp_path: Path, caplog, damage, reason: str
+) -> None:
+    first = _open(tmp_path)
+    _commit(first.folder, 3)
+    damage(_commit(first.folder, 6))
+    with caplog.at_level(logging.WARNING):
+        again = _open(tmp_path, "auto")
+    assert again.checkpoint is not None
+    assert again.checkpoint.step == 3
+    assert f"step_000006: {reason}" in caplog.text
+
+
+def test_a_damaged_checkpoint_is_replaced_when_the_run_comes_by_again(tmp_path: Path) -> None:
+    folder = _open(tmp_path).folder
+    _commit(folder, 3)
+    _truncate_weights(_commit(folder, 6))
+    _open(tmp_path, "auto")
+    _commit(folder, 5, keep=2)
+    assert _names(folder.checkpoints) == ["step_000003", "step_000005", "step_000006"]
+    path = _commit(folder, 6, keep=2)
+    assert (path / "learner" / "weights.bin").stat().st_size == 64
+    assert _names(folder.checkpoints) == ["step_000005", "step_000006"]
+
+
+def test_damaged_checkpoints_never_crowd_out_a_complete_one(tmp_path: Path) -> None:
+    folder = _open(tmp_path).folder
+    _commit(folder, 3)
+    for step in (5, 6):
+        _truncate_weights(_commit(folder, step))
+    _commit(folder, 7, keep=2)
+    assert _names(folder.checkpoints) == ["step_000003", "step_000007"]
+
+
+def test_only_damaged_checkpoints_is_an_error_that_names_each(tmp_path: Path) -> None:
+    folder = _open(tmp_path).folder
+    paths = [_commit(folder, step) for step in (3, 6)]
+    _truncate_weights(paths[0])
+    _lose_state(paths[1])
+    with pytest.raises(RunFolderError) as caught:
+        _open(tmp_path, "auto")
+    assert "step_000006: state.json is missing; step_000003: learner/weights" in str(caught.value)
+    assert len(folder.all_checkpoints()) == 2
+
+
+def test_what_was_being_written_is_removed(tmp_path: Path) -> None:
+    folder = _open(tmp_path).folder
+    _commit(folder, 3)
+    (folder.checkpoints / "step_000006.tmp" / "learner").mkdir(parents=True)
+    (folder.checkpoints / "step_000006.tmp" / "state.json").write_text("{}", encoding="utf-8")
+    (folder.samples / "step_000003.jsonl.tmp").write_text("{", encoding="utf-8")
+    again = _open(tmp_path, "auto")
+    assert again.checkpoint is not None
+    assert again.checkpoint.step == 3
+    assert _names(folder.checkpoints) == ["step_000003"]
+    assert _names(folder.samples) == []
+
+
+def test_steps_after_the_checkpoint_are_forgotten(tmp_path: Path) -> None:
+    folder = _open(tmp_path).folder
+    _log(folder, 0, 1, 2, 3, 4, 5)
+    for step in (0, 4):
+        (folder.samples / f"eval_{step:06d}.jsonl").write_text("{}\n", encoding="utf-8")
+    (folder.samples / "notes.jsonl").write_text("mine\n", encoding="utf-8")
+    _commit(folder, 3)
+    _open(tmp_path, "auto")
+    assert _logged_steps(folder) == [0, 1, 2, 3]
+    assert _names(folder.samples) == [
+        "eval_000000.jsonl",
+        "notes.jsonl",
+        "step_000000.jsonl",
+        "step_000001.jsonl",
+        "step_000002.jsonl",
+        "step_000003.jsonl",
+    ]
+
+
+@pytest.mark.parametrize("tail", ['{"step": 4, "ti', "", "\x00\x00\x00"])
+def test_a_half_written_last_line_is_dropped(tmp_path: Path, tail: str) -> None:
+    folder = _open(tmp_path).folder
+    _log(folder, 1, 2, 3)
+    _commit(folder, 3)
+    with folder.metrics_jsonl.open("a", encoding="utf-8") as file:
+        file.write(tail)
+    _open(tmp_path, "auto")
+    assert _logged_steps(folder) == [1, 2, 3]
+
+
+def test_a_broken_line_in_the_middle_is_an_error(tmp_path: Path) -> None:
+    folder = _open(tmp_path).folder
+    _commit(folder, 3)
+    folder.metrics_jsonl.write_text('{"step": 1}\nnoise\n{"step": 2}\n', encoding="utf-8")
+    with pytest.raises(RunFolderError, match=r"not a step's metrics \(b'noise'\)"):
+        _open(tmp_path, "auto")
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_again(tmp_path: Path) -> None:
+    first = _open(tmp_path)
+    _log(first.folder, 0, 1, 2)
+    (first.folder.checkpoints / "step_000003.tmp").mkdir()
+    again = _open(tmp_path, "auto")
+    assert (again.checkpoint, again.is_continued, again.run_id) == (None, True, first.run_id)
+    assert _logged_steps(first.folder) == []
+    assert _names(first.folder.samples) == _names(first.folder.checkpoints) == []
+
+
+def test_a_resumed_run_keeps_its_latest_config(tmp_path: Path) -> None:
+    first = _open(tmp_path)
+    _commit(first.folder, 3)
+    open_run(_config(tmp_path, "auto"), "run: again\n")
+    assert first.folder.config_yaml.read_text(encoding="utf-8") == "run: again\n"
+
+
+def test_opening_again_and_again_changes_nothing(tmp_path: Path) -> None:
+    folder = _open(tmp_path).folder
+    _log(folder, 1, 2, 3)
+    _commit(folder, 3)
+    _open(tmp_path, "auto")
+    before = {path: path.read_bytes() for path in folder.root.rglob("*") if path.is_file()}
+    _open(tmp_path, "auto")
+    assert before == {p: p.read_bytes() for p in folder.root.rglob("*") if p.is_file()}

@@ -1,0 +1,190 @@
+"""A chat endpoint on a local port that does what a test scripts, plus a few builders."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pytest
+from aiohttp import web
+
+from rubric_rl.config.schema import LlmJudgeConfig
+from rubric_rl.types import Criterion, JudgeRequest, Message, PromptRecord, Rubric, Sample
+
+
+@dataclass(frozen=True)
+class Say:
+    """Reply with a completion."""
+
+    text: str | None
+    finish_reason: str
+
+
+@dataclass(frozen=True)
+class Fail:
+    """Answer with an HTTP status and any body."""
+
+    status: int
+    body: str
+    headers: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Hang:
+    """Send the first bytes of an answer and never the rest."""
+
+
+@dataclass
+class FakeEndpoint:
+    """Serves /v1/models and /v1/chat/completions; records what it was asked."""
+
+    base_url: str = ""
+    models: list[str] | None = field(default_factory=lambda: ["judge-1"])
+    """None: no model list, 404."""
+    key: str | None = None
+    """The only key accepted; None accepts any."""
+    takes_schema: bool = True
+    script: deque[Say | Fail | Hang] = field(default_factory=deque)
+    chats: list[dict] = field(default_factory=list)
+    """Bodies of the chat requests, in the order received."""
+    authorizations: list[str | None] = field(default_factory=list)
+
+    def say(self, text: str | None, finish_reason: str = "stop") -> None:
+        self.script.append(Say(text, finish_reason))
+
+    def verdicts(self, nonce: str, **verdicts: object) -> None:
+        """Say a well-formed reply, such as verdicts("n1", c1="met")."""
+        entries = [{"id": cid, "reason": f"on {cid}", "verdict": v} for cid, v in verdicts.items()]
+        self.say(json.dumps({"nonce": nonce, "verdicts": entries}))
+
+    def fail(self, status: int, body: str = "{}", **headers: str) -> None:
+        # The header makes the client's waits between tries short.
+        quick = {"Content-Type": "application/json", "retry-after-ms": "1"}
+        self.script.append(Fail(status, body, quick | headers))
+
+    def hang(self) -> None:
+        self.script.append(Hang())
+
+    def user_text(self, call: int) -> str:
+        """The user message of a recorded request."""
+        return self.chats[call]["messages"][1]["content"]
+
+    async def serve_models(self, request: web.Request) -> web.StreamResponse:
+        if refused := self._refusal(request):
+            return refused
+        if self.models is None:
+            return web.json_response({"detail": "Not Found"}, status=404)
+        data = [{"id": name, "object": "model"} for name in self.models]
+        return web.json_response({"object": "list", "data": data})
+
+    async def serve_chat(self, request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        self.chats.append(body)
+        if refused := self._refusal(request):
+            return refused
+        if "response_format" in body and not self.takes_schema:
+            return web.json_response({"error": {"message": "no response_format"}}, status=400)
+        step = self.script.popleft() if self.script else Say("ok", "stop")
+        if isinstance(step, Fail):
+            return web.Response(status=step.status, text=step.body, headers=step.headers)
+        if isinstance(step, Hang):
+            return await self._hang(request)
+        return web.json_response(_completion(step))
+
+    def _refusal(self, request: web.Request) -> web.Response | None:
+        sent = request.headers.get("Authorization")
+        self.authorizations.append(sent)
+        if self.key is None or sent == f"Bearer {self.key}":
+            return None
+        # Some servers quote the key that they refuse.
+        return web.json_response({"error": {"message": f"bad key: {sent}"}}, status=401)
+
+    async def _hang(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        while True:
+            # A byte now and then, which keeps the connection from looking idle.
+            await response.write(b" ")
+            await asyncio.sleep(0.02)
+
+
+def _completion(step: Say) -> dict:
+    message = {"role": "assistant", "content": step.text}
+    return {
+        "id": "x",
+        "object": "chat.completion",
+        "created": 0,
+        "model": "judge-1",
+        "choices": [{"index": 0, "message": message, "finish_reason": step.finish_reason}],
+        "usage": {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110},
+    }
+
+
+async def _start(endpoint: FakeEndpoint) -> web.AppRunner:
+    app = web.Application()
+    app.router.add_get("/v1/models", endpoint.serve_models)
+    app.router.add_post("/v1/chat/completions", endpoint.serve_chat)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    endpoint.base_url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
+    return runner
+
+
+@pytest.fixture
+def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeEndpoint]:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    fake, loop = FakeEndpoint(), asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    runner = asyncio.run_coroutine_threadsafe(_start(fake), loop).result(10)
+    yield fake
+    asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(10)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(10)
+    loop.close()
+
+
+@pytest.fixture
+def llm_config(endpoint: FakeEndpoint):
+    """Builder of a config for the fake endpoint."""
+
+    def build(**values: object) -> LlmJudgeConfig:
+        defaults = {"base_url": endpoint.base_url, "model": "judge-1", "timeout_s": 5.0}
+        return LlmJudgeConfig.model_validate(defaults | values)
+
+    return build
+
+
+@pytest.fixture
+def judge_request():
+    """Builder of a request from criteria and an answer."""
+
+    def build(*criteria: Criterion, answer: str = "Rest and drink water.") -> JudgeRequest:
+        record = PromptRecord(
+            prompt_id="p1",
+            messages=(Message(role="user", content="I have a cold. What helps?"),),
+            domain="health",
+            source="test",
+            row_hash="0",
+        )
+        sample = Sample(
+            prompt_id="p1",
+            sample_index=0,
+            prompt_token_ids=(1,),
+            completion_token_ids=(2,),
+            log_probs=(0.0,),
+            loss_mask=(1,),
+            text=answer,
+            finish_reason="stop",
+            seed=0,
+            policy_version=0,
+        )
+        rubric = Rubric(prompt_id="p1", version=3, criteria=criteria)
+        return JudgeRequest(record=record, rubric=rubric, sample=sample)
+
+    return build

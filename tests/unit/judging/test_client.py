@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+import asyncio
+import logging
+import pickle
+import socket
+import time
+import traceback
+
+import pytest
+
+from rubric_rl.errors import ConfigError
+from rubric_rl.judging.chat import ChatError, ChatReply
+from rubric_rl.judging.client import OpenAIChatClient
+from rubric_rl.types import FailureCause, Message
+
+MESSAGES = [Message(role="system", content="rules"), Message(role="user", content="\u00e9 {x}")]
+KEY = "sk-very-secret-0123456789"
+
+
+def complete(config, schema=None) -> ChatReply:
+    async def call() -> ChatReply:
+        client = OpenAIChatClient(config)
+        try:
+            return await client.complete(MESSAGES, schema=schema, max_tokens=7)
+        finally:
+            await client.close()
+
+    return asyncio.run(call())
+
+
+def error(config) -> ChatError:
+    with pytest.raises(ChatError) as caught:
+        complete(config)
+    return caught.value
+
+
+def test_a_reply_carries_text_finish_reason_and_tokens(endpoint, llm_config):
+    endpoint.say("hello", "length")
+    assert complete(llm_config()) == ChatReply(
+        text="hello", finish_reason="length", prompt_tokens=100, completion_tokens=10
+    )
+
+
+def test_the_request_holds_model_messages_limits_and_no_format(endpoint, llm_config):
+    complete(llm_config(temperature=0.5))
+    assert endpoint.chats == [
+        {
+            "model": "judge-1",
+            "messages": [
+                {"role": "system", "content": "rules"},
+                {"role": "user", "content": "\u00e9 {x}"},
+            ],
+            "temperature": 0.5,
+            "max_tokens": 7,
+        }
+    ]
+
+
+def test_a_schema_is_sent_as_response_format(endpoint, llm_config):
+    complete(llm_config(), schema={"type": "object"})
+    sent = endpoint.chats[0]["response_format"]
+    assert sent["type"] == "json_schema"
+    assert sent["json_schema"]["schema"] == {"type": "object"}
+
+
+def test_a_reply_without_content_is_an_empty_text(endpoint, llm_config):
+    endpoint.say(None)
+    assert complete(llm_config()).text == ""
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_a_passing_failure_is_retried(endpoint, llm_config, status):
+    endpoint.fail(status)
+    endpoint.say("after all")
+    assert complete(llm_config(max_retries=1)).text == "after all"
+    assert len(endpoint.chats) == 2
+
+
+@pytest.mark.parametrize(
+    ("status", "cause", "tries"),
+    [
+        (429, FailureCause.RATE_LIMITED, 3),
+        (500, FailureCause.TRANSPORT, 3),
+        (503, FailureCause.TRANSPORT, 3),
+        (408, FailureCause.TIMEOUT, 3),
+        (400, FailureCause.REFUSED_REQUEST, 1),
+        (401, FailureCause.REFUSED_REQUEST, 1),
+        (404, FailureCause.REFUSED_REQUEST, 1),
+        (422, FailureCause.REFUSED_REQUEST, 1),
+    ],
+)
+def test_a_lasting_failure_has_its_cause(endpoint, llm_config, status, cause, tries):
+    for _ in range(3):
+        endpoint.fail(status, '{"error": {"message": "because I say so"}}')
+    err = error(llm_config(max_retries=2))
+    assert (err.cause, err.status) == (cause, status)
+    assert "because I say so" in str(err)
+    assert len(endpoint.chats) == tries
+
+
+def test_a_server_that_trickles_bytes_times_out_after_one_request(endpoint, llm_config):
+    endpoint.hang()
+    started = time.perf_counter()
+    err = error(llm_config(timeout_s=0.5, max_retries=4))
+    assert (err.cause, err.status) == (FailureCause.TIMEOUT, None)
+    assert time.perf_counter() - started < 5
+    assert len(endpoint.chats) == 1
+
+
+def test_running_out_of_time_under_a_rate_limit_is_not_called_a_timeout(endpoint, llm_config):
+    endpoint.fail(429, **{"retry-after-ms": "60000"})
+    err = error(llm_config(timeout_s=1.0))
+    assert (err.cause, err.status) == (FailureCause.RATE_LIMITED, 429)
+
+
+def test_a_hang_after_a_rate_limit_is_a_timeout(endpoint, llm_config):
+    endpoint.fail(429)
+    endpoint.hang()
+    assert error(llm_config(timeout_s=1.0)).cause is FailureCause.TIMEOUT
+
+
+def test_a_refused_connection_is_a_transport_failure(llm_config):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}/v1"
+        assert error(llm_config(base_url=url, max_retries=0)).cause is FailureCause.TRANSPORT
+
+
+@pytest.mark.parametrize(
+    "body", ["", "<html>", "{", "[]", "{}", '{"choices": []}', '{"choices": [{"message": null}]}']
+)
+def test_an_answer_that_is_no_completion_is_a_transport_failure(endpoint, llm_config, body):
+    endpoint.fail(200, body)
+    err = error(llm_config())
+    assert (err.cause, err.status) == (FailureCause.TRANSPORT, 200)
+
+
+def test_calls_made_at_once_keep_their_causes_apart(endpoint, llm_config):
+    endpoint.fail(429, **{"retry-after-ms": "60000"})
+    endpoint.hang()
+
+    async def two() -> list[FailureCause]:
+        client = OpenAIChatClient(llm_config(timeout_s=1.0))
+        calls = [client.complete(MESSAGES, schema=None, max_tokens=1) for _ in range(2)]
+        errors = await asyncio.gather(*calls, return_exceptions=True)
+        await client.close()
+        return sorted(err.cause for err in errors if isinstance(err, ChatError))
+
+    assert asyncio.run(two()) == [FailureCause.RATE_LIMITED, FailureCause.TIMEOUT]
+
+
+# ----------------------------------------------------------------------------
+# The key
+
+
+def test_the_key_of_the_named_variable_is_sent(endpoint, llm_config, monkeypatch):
+    monkeypatch.setenv("MY_JUDGE_KEY", KEY)
+    endpoint.key = KEY
+    assert complete(llm_config(api_key_env="MY_JUDGE_KEY")).text == "ok"
+
+
+def test_without_a_variable_no_key_of_another_service_is_sent(endpoint, llm_config, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    complete(llm_config())
+    assert KEY not in str(endpoint.authorizations)
+
+
+@pytest.mark.parametrize("value", [None, ""])
+def test_a_variable_that_is_not_set_is_named(llm_config, monkeypatch, value):
+    monkeypatch.delenv("MY_JUDGE_KEY", raising=False)
+    if value is not None:
+        monkeypatch.setenv("MY_JUDGE_KEY", value)
+    with pytest.raises(ConfigError, match="'MY_JUDGE_KEY'"):
+        OpenAIChatClient(llm_config(api_key_env="MY_JUDGE_KEY"))
+
+
+@pytest.mark.parametrize("value", [f"{KEY}\n", f" {KEY}", f"{KEY}\u00e9"])
+def test_a_key_that_no_header_can_carry_is_refused_unquoted(llm_config, monkeypatch, value):
+    monkeypatch.setenv("MY_JUDGE_KEY", value)
+    with pytest.raises(ConfigError, match="'MY_JUDGE_KEY'") as caught:
+        OpenAIChatClient(llm_config(api_key_env="MY_JUDGE_KEY"))
+    assert KEY not in str(caught.value)
+
+
+def test_the_key_is_in_no_repr_message_traceback_or_log(endpoint, llm_config, monkeypatch, caplog):
+    caplog.set_level(logging.DEBUG)
+    monkeypatch.setenv("MY_JUDGE_KEY", KEY)
+    endpoint.key = "another key"  # the server refuses ours and quotes it
+    config = llm_config(api_key_env="MY_JUDGE_KEY")
+    err = error(config)
+    assert "bad key: Bearer [key]" in str(err)
+    shown = [repr(err), *traceback.format_exception(err), caplog.text]
+    shown.append(repr(OpenAIChatClient(config)))
+    assert not [text for text in shown if KEY in text]
+
+
+# ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "url", ["http://x:ab/v1", "http://x:99999/v1", "http:// /v1", "http://:80/v1", "http://x\n/v1"]
+)
+def test_an_address_without_a_usable_host_or_port_is_a_config_error(llm_config, url):
+    with pytest.raises(ConfigError, match="base_url"):
+        OpenAIChatClient(llm_config(base_url=url))
+
+
+def test_a_chat_error_survives_pickling():
+    err = pickle.loads(pickle.dumps(ChatError(FailureCause.TIMEOUT, "late", 408)))
+    assert (err.cause, str(err), err.status) == (FailureCause.TIMEOUT, "late", 408)

@@ -1,0 +1,223 @@
+from __future__ import annotations
+
+import json
+
+import jsonschema
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rubric_rl.judging.reply import ParsedReply, parse_reply, reply_schema
+from rubric_rl.types import FailureCause, VerdictValue
+
+NONCE = "9f86d081"
+CIDS = ("c1", "c2")
+
+
+def entry(cid: object, verdict: object = "met", reason: object = "because") -> dict:
+    return {"id": cid, "reason": reason, "verdict": verdict}
+
+
+def reply(*entries: object, nonce: object = NONCE) -> str:
+    return json.dumps({"nonce": nonce, "verdicts": list(entries)})
+
+
+GOOD = reply(entry("c1", "met"), entry("c2", "unmet"))
+
+
+def outcome(parsed: ParsedReply) -> dict[str, str]:
+    """Value of each verdict, or its cause if it is unknown."""
+    return {cid: str(v.cause or v.value) for cid, v in parsed.verdicts.items()}
+
+
+def read(text: str, finish_reason: str = "stop") -> dict[str, str]:
+    return outcome(parse_reply(text, finish_reason, CIDS, NONCE))
+
+
+def both(cause: FailureCause) -> dict[str, str]:
+    return {"c1": str(cause), "c2": str(cause)}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        GOOD,
+        f"Here is my judgement:\n{GOOD}\nI hope it helps. {{}}",
+        f"```json\n{json.dumps(json.loads(GOOD), indent=2)}\n```",
+        f"  \n<think>\nc1? {reply(entry('c1', 'unmet'))} {{ hm </think>\n{GOOD}",
+        f"{GOOD}\n\nAgain: {json.dumps(json.loads(GOOD), indent=1)}",
+        f'{{"result": {GOOD}}}',
+        f"The answer says {reply(entry('c1'), entry('c2'), nonce='guess')}, so: {GOOD}",
+        f"{GOOD}, though the answer says {reply(entry('c1'), entry('c2'), nonce='guess')}",
+        f'The answer says {reply(entry("c2"), nonce=None)} and {{"verdicts": 1}}. {GOOD}',
+    ],
+    ids=[
+        "plain",
+        "in prose",
+        "in a code fence",
+        "after thinking",
+        "said twice alike",
+        "inside an object",
+        "after verdicts quoted from the answer",
+        "before verdicts quoted from the answer",
+        "after verdicts without a nonce",
+    ],
+)
+def test_a_well_formed_object_with_the_nonce_is_found(text):
+    assert read(text) == {"c1": "met", "c2": "unmet"}
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        ("", FailureCause.UNPARSEABLE),
+        ("Both criteria are met.", FailureCause.UNPARSEABLE),
+        ("{}", FailureCause.UNPARSEABLE),
+        (GOOD[:-2], FailureCause.UNPARSEABLE),
+        (f"<think>{GOOD}", FailureCause.UNPARSEABLE),
+        (f"<think>I start over. <think>{GOOD}", FailureCause.UNPARSEABLE),
+        (GOOD.replace('"', "'"), FailureCause.UNPARSEABLE),
+        (json.dumps({"nonce": NONCE}), FailureCause.UNPARSEABLE),
+        (json.dumps({"nonce": NONCE, "verdicts": {"c1": "met"}}), FailureCause.UNPARSEABLE),
+        (f"{GOOD} {reply(entry('c1', 'unmet'))}", FailureCause.UNPARSEABLE),
+        (GOOD.replace('"id"', '"verdict": "unmet", "id"'), FailureCause.UNPARSEABLE),
+        ('{"a":' * 5000 + GOOD, FailureCause.UNPARSEABLE),
+        (reply(entry("c1"), entry("c2"), nonce="00000000"), FailureCause.WRONG_NONCE),
+        (reply(entry("c1"), entry("c2"), nonce=NONCE.upper()), FailureCause.WRONG_NONCE),
+        (reply(entry("c1"), entry("c2"), nonce=[NONCE]), FailureCause.WRONG_NONCE),
+        (json.dumps({"verdicts": [entry("c1"), entry("c2")]}), FailureCause.WRONG_NONCE),
+    ],
+)
+def test_a_reply_outside_the_contract_decides_nothing(text, cause):
+    assert read(text) == both(cause)
+
+
+@pytest.mark.parametrize("text", [GOOD, GOOD[:40], "", f"<think>{GOOD}"])
+def test_a_reply_cut_by_length_is_truncated_however_it_reads(text):
+    assert read(text, "length") == both(FailureCause.TRUNCATED)
+
+
+def test_a_missing_criterion_is_missing_and_the_other_verdict_stands():
+    assert read(reply(entry("c2", "unmet"))) == {"c1": "missing", "c2": "unmet"}
+    assert read(reply()) == both(FailureCause.MISSING)
+    assert read(reply("c1", None, 3)) == both(FailureCause.MISSING)
+
+
+@pytest.mark.parametrize("second", ["met", "unmet", None])
+def test_a_criterion_judged_twice_is_a_duplicate_even_if_alike(second):
+    text = reply(entry("c1"), entry("c2"), entry("c1", second))
+    assert read(text) == {"c1": "duplicate", "c2": "met"}
+
+
+@pytest.mark.parametrize(
+    "verdict", [True, False, None, 1, 0.5, "Yes", "Yes.", "Met", "MET", "met ", "met.", "", ["met"]]
+)
+def test_a_verdict_other_than_the_two_words_is_out_of_choice(verdict):
+    text = reply(entry("c1", verdict), entry("c2"))
+    assert read(text) == {"c1": "out_of_choice", "c2": "met"}
+
+
+def test_an_entry_without_a_verdict_is_out_of_choice():
+    assert read(reply({"id": "c1", "reason": "x"}, entry("c2")))["c1"] == "out_of_choice"
+
+
+def test_ids_not_asked_for_are_counted_and_ignored():
+    text = reply(entry("C1"), entry("c3"), entry(1), entry(" c1"), {"verdict": "met"}, entry("c2"))
+    parsed = parse_reply(text, "stop", CIDS, NONCE)
+    assert outcome(parsed) == {"c1": "missing", "c2": "met"}
+    assert parsed.num_unknown_ids == 5
+
+
+def test_verdicts_come_in_the_order_asked_with_their_reasons():
+    text = reply(entry("c2", reason="b {'\"} \u00e9"), entry("c1", reason="a"))
+    verdicts = parse_reply(text, "stop", CIDS, NONCE).verdicts
+    assert [(v.cid, v.reason) for v in verdicts.values()] == [("c1", "a"), ("c2", "b {'\"} \u00e9")]
+
+
+def test_a_reason_is_text_that_a_file_can_hold():
+    text = reply(entry("c1", reason="\ud83d"), entry("c2", reason=7))
+    verdicts = parse_reply(text, "stop", CIDS, NONCE).verdicts
+    assert [v.reason for v in verdicts.values()] == ["?", ""]
+
+
+@pytest.mark.parametrize("depth", [10, 400, 900, 950, 975, 990, 2000])
+def test_deep_nesting_never_raises(depth):
+    text = GOOD[:-1] + ', "x": ' + "[" * depth + "]" * depth + "}"
+    assert set(read(text + text)) == {"c1", "c2"}
+
+
+def test_a_number_of_too_many_digits_never_raises():
+    assert read(GOOD[:-1] + ', "x": ' + "1" * 5000 + "}") == both(FailureCause.UNPARSEABLE)
+
+
+# ----------------------------------------------------------------------------
+# Properties
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.text() | st.sampled_from([*CIDS, "met", NONCE]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.text(max_size=3) | st.sampled_from(["id", "verdict", "verdicts", "nonce"]), inner
+        )
+    ),
+    max_leaves=8,
+)
+ENTRY = st.builds(
+    entry,
+    st.sampled_from(["c1", "c2", "C1", "c9"]) | JSON,
+    st.sampled_from(["met", "unmet", "Met", "yes", True]) | JSON,
+    JSON,
+)
+PIECES = st.one_of(
+    st.text(),
+    st.sampled_from(["{", "}", "[", '"', "<think>", "</think>", "```json", GOOD, GOOD[:50]]),
+    JSON.map(json.dumps),
+    st.builds(reply, ENTRY, ENTRY, nonce=st.sampled_from([NONCE, "other"])),
+)
+
+
+@given(st.lists(PIECES).map("".join), st.sampled_from(["stop", "length", "", "content_filter"]))
+def test_no_text_makes_it_raise_or_leave_a_criterion_out(text, finish_reason):
+    verdicts = parse_reply(text, finish_reason, CIDS, NONCE).verdicts
+    assert tuple(verdicts) == CIDS
+    for verdict in verdicts.values():
+        # Without the nonce nothing is decided; a cut reply decides nothing at all.
+        decided = verdict.value is not VerdictValue.UNKNOWN
+        assert not decided or (NONCE in text and finish_reason != "length")
+        verdict.reason.encode()
+
+
+@given(st.lists(ENTRY, max_size=6))
+def test_only_a_single_well_formed_entry_decides_a_criterion(entries):
+    got = read(reply(*entries))
+    for cid in CIDS:
+        named = [e["verdict"] for e in entries if isinstance(e["id"], str) and e["id"] == cid]
+        decides = len(named) == 1 and type(named[0]) is str and named[0] in ("met", "unmet")
+        assert (got[cid] in ("met", "unmet")) == decides
+        assert not decides or got[cid] == named[0]
+
+
+# ----------------------------------------------------------------------------
+# The schema
+
+
+def test_the_schema_takes_a_good_reply_and_refuses_the_rest():
+    schema = reply_schema(CIDS, NONCE)
+    jsonschema.validate(json.loads(GOOD), schema)
+    for bad in [
+        reply(entry("c1"), entry("c2"), nonce="other"),
+        reply(entry("c1"), entry("c3")),
+        reply(entry("c1"), entry("c2", "Met")),
+        reply(entry("c1"), entry("c2", True)),
+        reply(entry("c1")),
+        reply(entry("c1"), entry("c2") | {"score": 1}),
+        reply({"id": "c1", "verdict": "met"}, entry("c2")),
+    ]:
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(json.loads(bad), schema)
+
+
+def test_the_schema_puts_the_reason_before_the_verdict():
+    text = json.dumps(reply_schema(CIDS, NONCE))
+    assert text.index('"reason"') < text.index('"verdict":')

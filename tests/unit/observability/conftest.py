@@ -1,0 +1,82 @@
+"""Builders of rows and records, small enough to compute by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from rubric_rl.observability.records import CriterionRow, Phase, SampleRow, StepRecord
+from rubric_rl.types import FailureCause, Message, Polarity, VerdictValue
+
+RowMaker = Callable[..., SampleRow]
+CriterionMaker = Callable[..., CriterionRow]
+
+
+def _criterion(
+    cid: str = "c1",
+    verdict: VerdictValue = VerdictValue.MET,
+    *,
+    text: str = "names a doctor",
+    weight: float = 1.0,
+    polarity: Polarity = 1,
+) -> CriterionRow:
+    unknown = verdict is VerdictValue.UNKNOWN
+    return CriterionRow(
+        cid=cid,
+        text=text,
+        weight=weight,
+        polarity=polarity,
+        verdict=verdict,
+        reason="because",
+        cause=FailureCause.TIMEOUT if unknown else None,
+    )
+
+
+def _row(
+    prompt_id: str = "p1",
+    sample_index: int = 0,
+    reward: float | None = 1.0,
+    *,
+    step: int = 3,
+    phase: Phase = "train",
+    criteria: tuple[CriterionRow, ...] | None = None,
+    completion: str = "See a doctor.",
+) -> SampleRow:
+    return SampleRow(
+        step=step,
+        phase=phase,
+        prompt_id=prompt_id,
+        messages=(Message(role="user", content="My knee hurts."),),
+        completion=completion,
+        finish_reason="stop",
+        criteria=(_criterion(),) if criteria is None else criteria,
+        reward=reward,
+        coverage=1.0,
+        advantage=0.5 if phase == "train" else None,
+        sample_index=sample_index,
+        seed=7,
+        policy_version=step,
+        rubric_id="r1",
+        rubric_version=0,
+        judge_id="rules",
+    )
+
+
+@pytest.fixture
+def make_criterion() -> CriterionMaker:
+    return _criterion
+
+
+@pytest.fixture
+def make_row() -> RowMaker:
+    return _row
+
+
+@pytest.fixture
+def make_record() -> Callable[..., StepRecord]:
+    def make(step: int, *rows: SampleRow, **metrics: float) -> StepRecord:
+        named = {name.replace("__", "/"): value for name, value in metrics.items()}
+        return StepRecord(step=step, metrics=named, rows=rows)
+
+    return make

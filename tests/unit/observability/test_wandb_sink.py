@@ -1,0 +1,119 @@
+"""W&B: which mode is chosen, what is recorded offline, and that it can't stop a run."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rubric_rl.config.schema import Config
+from rubric_rl.errors import ConfigError
+from rubric_rl.observability.wandb_sink import WandbSink
+
+# Nothing listens there, so a connection is refused at once.
+DEAD_SERVER = "http://127.0.0.1:9"
+
+
+def _config(run_dir: Path, mode: str) -> Config:
+    values: dict[str, Any] = {name: {} for name in Config.model_fields}
+    values |= {
+        "run": {"dir": str(run_dir)},
+        "model": {"name_or_path": "m"},
+        "data": {"path": "d"},
+        "logging": {"wandb": {"mode": mode}, "sample_table_rows": 2},
+    }
+    return Config.model_validate(values)
+
+
+@pytest.fixture(autouse=True)
+def no_login(monkeypatch, tmp_path: Path) -> None:
+    """W&B finds no credentials and no settings of whoever runs the tests."""
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_IDENTITY_TOKEN_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WANDB_BASE_URL", DEAD_SERVER)
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "wandb_config"))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+
+
+def _open(run_dir: Path, mode: str, *, resume: bool = False) -> WandbSink:
+    return WandbSink(_config(run_dir, mode), run_dir, "abc123", resume)
+
+
+def test_disabled_records_nothing(tmp_path: Path, make_record) -> None:
+    sink = _open(tmp_path, "disabled")
+    sink.log(make_record(1, reward__mean=0.5))
+    sink.close()
+    assert sink.notice == "W&B: disabled (logging.wandb.mode=disabled)"
+    assert not (tmp_path / "wandb").exists()
+
+
+def test_without_a_key_it_is_offline_and_says_so(
+    tmp_path: Path, capfd, caplog, make_record, make_row
+) -> None:
+    with caplog.at_level(logging.INFO, logger="rubric_rl"):
+        sink = _open(tmp_path, "auto")
+    assert sink.notice.startswith("W&B: offline (no API key found); upload with: wandb sync ")
+    assert [record.getMessage() for record in caplog.records] == [sink.notice]
+    rows = [make_row(f"p{p}", s) for p in range(2) for s in range(3)]
+    sink.log(make_record(1, *rows, reward__mean=0.5))
+    sink.log(make_record(2, reward__mean=0.6))
+    sink.close()
+    assert sink.num_failures == 0
+    (folder,) = (tmp_path / "wandb").glob("offline-run-*-abc123")
+    assert (folder / "run-abc123.wandb").stat().st_size > 0
+    (table,) = folder.glob("files/media/table/samples_*.json")
+    text = table.read_text(encoding="utf-8")
+    assert text.count("See a doctor.") == 2
+    assert "[met] 1 names a doctor: because" in text
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_failure_after_the_start_is_one_warning_and_the_end_of_the_sink(
+    tmp_path: Path, caplog, make_record
+) -> None:
+    import wandb
+
+    sink = _open(tmp_path, "auto", resume=True)
+    assert sink.is_active
+    wandb.finish()  # whatever happens behind our back: the next call fails
+    for step in (1, 2):
+        sink.log(make_record(step, reward__mean=0.5))
+    sink.close()
+    assert not sink.is_active
+    assert sink.num_failures == 1
+    warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert len(warnings) == 1
+    assert warnings[0].startswith("W&B failed (log) and is switched off: UsageError: ")
+
+
+def test_an_unlisted_metric_is_our_bug_and_not_hidden(tmp_path: Path, make_record) -> None:
+    sink = _open(tmp_path, "disabled")
+    with pytest.raises(ValueError, match="reward/median"):
+        sink.log(make_record(1, reward__median=0.5))
+
+
+def test_online_without_a_key_is_refused_in_words(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"mode='online'.*Log in \(wandb login\)"):
+        _open(tmp_path, "online")
+
+
+def test_wandb_mode_decides_for_auto(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert _open(tmp_path, "auto").notice == "W&B: disabled (WANDB_MODE=disabled)"
+
+
+def test_a_server_that_is_down_means_offline(
+    tmp_path: Path, monkeypatch, caplog, make_record
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setattr("rubric_rl.observability.wandb_sink._START_TIMEOUT_S", 1.0)
+    sink = _open(tmp_path, "auto", resume=True)
+    assert sink.notice.startswith("W&B: offline (no connection)")
+    assert sink.num_failures == 1
+    assert "Recording offline instead" in caplog.text
+    assert "0" * 40 not in caplog.text
+    sink.log(make_record(1, reward__mean=0.5))
+    sink.close()
+    assert sink.num_failures == 1
