@@ -100,6 +100,7 @@ class EpochGroups:
         self._streamer = streamer
         self._epoch = state.epoch
         self._first_step = state.step + 1
+        self._epoch_size = len(prompts)
         self._upcoming = _upcoming(config, prompts, state)
         self._gate = VersionGate(state.step)
         # The gate keeps at most max_staleness + 1 steps in it; one place is for the end mark.
@@ -137,14 +138,15 @@ class EpochGroups:
         try:
             while upcoming and (max_steps is None or step <= max_steps):
                 await self._gate.wait_for(step - 1 - max_staleness)
-                groups = await self._step_groups(step, upcoming)
+                groups = await self._draw(step, upcoming)
+                self._refuse_empty(groups)
                 upcoming = upcoming[len(groups.consumed_prompt_ids) :]
                 await self._queue.put(groups)
                 step += 1
         finally:
             self._queue.put_nowait(None)
 
-    async def _step_groups(self, step: int, upcoming: Sequence[Prompt]) -> StepGroups:
+    async def _draw(self, step: int, upcoming: Sequence[Prompt]) -> StepGroups:
         """Draw prompts in rounds: first `prompts_per_step`, then one for each dropped group.
 
         A round starts when all of the one before is judged, so that what is
@@ -162,7 +164,7 @@ class EpochGroups:
                 (kept if self._is_enough(group) else dropped).append(group)
             timing += result.timing
             drawn += len(picked)
-        groups = StepGroups(
+        return StepGroups(
             step=step,
             groups=tuple(kept),
             dropped=tuple(dropped),
@@ -170,9 +172,6 @@ class EpochGroups:
             num_refilled=drawn - min(wanted, drawn),
             timing=timing,
         )
-        if not kept and drawn >= wanted:
-            raise nothing_scored(step, groups.samples, self._config.algorithm.min_scored_samples)
-        return groups
 
     def _plan(self, step: int) -> RolloutPlan:
         newest = step - 1
@@ -182,6 +181,13 @@ class EpochGroups:
             samples_per_prompt=self._config.rollout.samples_per_prompt,
             policy_versions=range(newest - self._config.algorithm.max_staleness, newest + 1),
         )
+
+    def _refuse_empty(self, groups: StepGroups) -> None:
+        """Raise JudgeFailureError if nothing was scored, but for the few last of an epoch."""
+        a_step = min(self._config.rollout.prompts_per_step, self._epoch_size)
+        if not groups.groups and len(groups.consumed_prompt_ids) >= a_step:
+            min_scored = self._config.algorithm.min_scored_samples
+            raise nothing_scored(groups.step, groups.samples, min_scored)
 
     def _is_enough(self, group: Group) -> bool:
         return len(group.scored) >= self._config.algorithm.min_scored_samples

@@ -100,10 +100,7 @@ class Controller:
                 async with EpochGroups(config, parts.train_prompts, state, self._streamer) as epoch:
                     began = time.perf_counter()
                     while groups := await unless_stopped(parts.stop, epoch.next()):
-                        if groups.groups:
-                            state = await self._step(state, groups, began)
-                        else:
-                            state = self._skip(state, groups)
+                        state = await self._step(state, groups, began)
                         refuse_unscored(state.window, config.rubrics)
                         if checkpoint_due(config, state):
                             await self._checkpoint(state)
@@ -120,6 +117,8 @@ class Controller:
 
     async def _step(self, state: TrainState, groups: StepGroups, began: float) -> TrainState:
         """Learn from one step's groups, evaluate if it is time, log; the state afterwards."""
+        if not groups.groups:
+            return self._skip(state, groups)
         batch, advantages_P_G = assemble(
             groups.step, groups.groups, self._config.rollout.temperature
         )
@@ -137,7 +136,7 @@ class Controller:
         return after
 
     def _skip(self, state: TrainState, groups: StepGroups) -> TrainState:
-        """Go on without a step; what is left of an epoch must not end a run."""
+        """Go on without a step: a few last prompts of an epoch must not end a run."""
         use = self._use(groups)
         logger.warning(
             "the last %d prompts of epoch %d give no step: %s",

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 import torch.distributed as dist
@@ -19,42 +19,21 @@ import torch.distributed as dist
 os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
 
 import deepspeed
+from deepspeed.runtime.zero.offload_config import OffloadStateTypeEnum
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from rubric_rl.algorithms.policy_loss import Denominators, LossTerms, grpo_loss
-from rubric_rl.config.schema import AlgorithmConfig, LearnerConfig, ModelConfig
 from rubric_rl.errors import LearnerDivergedError
 from rubric_rl.learner.batch import MicroBatchTensors, build_micro_batch, without_weight
 from rubric_rl.learner.deepspeed_config import deepspeed_config, reference_deepspeed_config
 from rubric_rl.learner.log_probs import TokenLogProbs, completion_log_probs
 from rubric_rl.learner.microbatches import plan_micro_batches
 from rubric_rl.learner.models import load_causal_lm
+from rubric_rl.learner.spec import LearnerSpec, RankInfo
 from rubric_rl.types import TrainBatch, UpdateResult
 
 _CHECKPOINT_TAG = "learner"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RankInfo:
-    """Where this rank stands in the group."""
-
-    rank: int
-    num_ranks: int
-    master_address: str
-    master_port: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LearnerSpec:
-    """All that a learner rank is built from."""
-
-    model_path: str
-    model: ModelConfig
-    learner: LearnerConfig
-    algorithm: AlgorithmConfig
-    num_steps: int
-    """Planned optimizer steps; the warm-up is a share of it."""
-    seed: int
 
 
 class Learner:
@@ -64,6 +43,7 @@ class Learner:
         self.spec = spec
         self.rank = rank
         self.policy_version = 0
+        self._offloaded = False
         self.device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
         torch.manual_seed(spec.seed)
         _init_process_group(rank, self.device)
@@ -72,7 +52,7 @@ class Learner:
 
     def _build_policy(self) -> deepspeed.DeepSpeedEngine:
         config = self.spec.learner
-        model = load_causal_lm(self.spec.model_path, self.spec.model, config).to(self.device)
+        model = load_causal_lm(self.spec.model_path, self.spec.model, config, self.device)
         if config.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
             model.train()
@@ -83,19 +63,26 @@ class Learner:
             weight_decay=config.weight_decay,
         )
         num_warmup = round(config.warmup_frac * self.spec.num_steps)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: warmup_factor(step, num_warmup)
+        )
         engine, *_ = deepspeed.initialize(
             model=model,
             optimizer=optimizer,
             config=deepspeed_config(config),
-            lr_scheduler=lambda opt: torch.optim.lr_scheduler.LambdaLR(
-                opt, lambda step: warmup_factor(step, num_warmup)
-            ),
+            # DeepSpeed's signature names the base class that torch has deprecated.
+            lr_scheduler=cast("torch.optim.lr_scheduler._LRScheduler", scheduler),
         )
         return engine
 
+    @property
+    def _policy(self) -> PreTrainedModel:
+        """The model inside the engine."""
+        return cast(PreTrainedModel, self._engine.module)
+
     def _build_reference(self) -> torch.nn.Module:
         config = self.spec.learner
-        model = load_causal_lm(self.spec.model_path, self.spec.model, config).to(self.device)
+        model = load_causal_lm(self.spec.model_path, self.spec.model, config, self.device)
         model.requires_grad_(False)
         if config.zero_stage < 3 or self.rank.num_ranks == 1:
             return model
@@ -116,6 +103,7 @@ class Learner:
             num_samples=len(batch.samples),
             num_ranks=self.rank.num_ranks,
         )
+        self._bring_back()
         sums = torch.zeros(6, dtype=torch.float64)
         for micro_batch in self._micro_batches(batch):
             terms, entropy = self._forward(micro_batch, batch.temperature, denominators)
@@ -205,13 +193,24 @@ class Learner:
         A collective under ZeRO-3: all ranks must iterate, and each bucket's
         tensors are valid only until the next one is asked for.
         """
-        named = list(self._engine.module.named_parameters())
+        named = list(self._policy.named_parameters())
         for bucket in _buckets(named, bucket_bytes):
             with deepspeed.zero.GatheredParameters(
                 [parameter for _, parameter in bucket],
                 enabled=self.spec.learner.zero_stage == 3,
             ):
                 yield [(name, parameter.detach()) for name, parameter in bucket]
+
+    def weight_shapes(self) -> list[tuple[str, str, tuple[int, ...]]]:
+        """Name, type and full shape of each weight, in the order of `named_weights`."""
+        return [
+            (
+                name,
+                str(parameter.dtype).removeprefix("torch."),
+                tuple(getattr(parameter, "ds_shape", parameter.shape)),
+            )
+            for name, parameter in self._policy.named_parameters()
+        ]
 
     def log_probs(self, batch: TrainBatch) -> list[list[float]]:
         """Log-probs of each sample's completion tokens under the policy, on every rank alike."""
@@ -227,6 +226,7 @@ class Learner:
 
     def save(self, directory: Path) -> None:
         """Write this rank's share into `directory`; all ranks together write all of it."""
+        self._bring_back()
         self._engine.save_checkpoint(
             str(directory),
             tag=_CHECKPOINT_TAG,
@@ -237,6 +237,7 @@ class Learner:
 
     def load(self, directory: Path) -> int:
         """Restore what `save` wrote and return the policy version."""
+        self._bring_back()
         _, client_state = self._engine.load_checkpoint(str(directory), tag=_CHECKPOINT_TAG)
         assert client_state is not None, "DeepSpeed found no checkpoint"
         self.policy_version = int(client_state["policy_version"])
@@ -250,8 +251,29 @@ class Learner:
             if self.rank.rank == 0:
                 state.update({name: tensor.to("cpu", copy=True) for name, tensor in bucket})
         if self.rank.rank == 0:
-            self._engine.module.save_pretrained(str(directory), state_dict=state)
+            self._policy.save_pretrained(str(directory), state_dict=state)
         dist.barrier()
+
+    def offload(self) -> None:
+        """Move optimizer state and gradients to the host, so that a colocated engine has
+        room; the next `update` brings them back. The weights stay, for the next sync."""
+        if self.spec.learner.zero_stage == 3 and not self._offloaded:
+            self._engine.offload_states(
+                include=[
+                    OffloadStateTypeEnum.optim_states,
+                    OffloadStateTypeEnum.hp_params,
+                    OffloadStateTypeEnum.lp_grads,
+                    OffloadStateTypeEnum.contiguous_grad_buffer,
+                ]
+            )
+            self._offloaded = True
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _bring_back(self) -> None:
+        if self._offloaded:
+            self._engine.reload_states()
+            self._offloaded = False
 
     def close(self) -> None:
         self._engine.destroy()

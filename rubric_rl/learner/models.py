@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from rubric_rl.config.schema import LearnerConfig, ModelConfig
@@ -10,7 +11,9 @@ from rubric_rl.config.schema import LearnerConfig, ModelConfig
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def load_causal_lm(model_path: str, model: ModelConfig, learner: LearnerConfig) -> PreTrainedModel:
+def load_causal_lm(
+    model_path: str, model: ModelConfig, learner: LearnerConfig, device: torch.device
+) -> PreTrainedModel:
     """Load with the learner's compute type. Dropout, if the model has any, stays off:
     the ratio compares log-probs of one and the same function."""
     loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
@@ -21,4 +24,6 @@ def load_causal_lm(model_path: str, model: ModelConfig, learner: LearnerConfig) 
     )
     loaded.eval()
     loaded.config.use_cache = False
+    # As a Module: transformers wraps `to` in a way that hides its signature.
+    nn.Module.to(loaded, device)
     return loaded

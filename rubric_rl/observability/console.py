@@ -109,12 +109,13 @@ class Console:
 
     def log(self, record: StepRecord) -> None:
         check_names(record.metrics)
-        self._summary = "  ".join(_shown(record.metrics, _HEADLINE))
-        self._phases = _phase_times(record.metrics)
+        summary, phases = "  ".join(_shown(record.metrics, _HEADLINE)), _phase_times(record.metrics)
+        # An evaluation on its own has no summary: that of the step before stays on the bar.
+        self._summary, self._phases = summary or self._summary, phases or self._phases
         for task_id in self._progress.task_ids:
             self._progress.update(task_id, completed=record.step)
         if self._live is None:
-            self._line(self._step_line(record.step))
+            self._line(self._step_line(record.step, summary, phases))
         self._draw()
         if "eval/reward_mean" in record.metrics:
             self._line(_eval_line(record))
@@ -148,9 +149,9 @@ class Console:
         self._last_line_at = self._clock()
         self._rich.print(Text(printable(text), style=style), soft_wrap=True)
 
-    def _step_line(self, step: int) -> str:
+    def _step_line(self, step: int, summary: str, phases: str) -> str:
         total = "" if self._total_steps is None else f"/{self._total_steps}"
-        parts = [f"step {step}{total}", self._summary, self._phases]
+        parts = [f"step {step}{total}", summary, phases]
         return "  ".join(part for part in parts if part)
 
 

@@ -76,7 +76,7 @@ METRICS: tuple[MetricSpec, ...] = (
     MetricSpec("time/learner_s", "s", "the learner's update"),
     MetricSpec("time/weight_sync_s", "s", "publishing until every engine serves the new weights"),
     MetricSpec("time/eval_s", "s", "held-out evaluation"),
-    MetricSpec("time/checkpoint_s", "s", "writing a checkpoint"),
+    MetricSpec("time/checkpoint_s", "s", "writing the checkpoint before this step"),
     # Data position.
     MetricSpec("data/epoch", "epochs", "epoch of the step, from 0"),
     MetricSpec("data/prompts_consumed", "count", "prompts drawn since the run began"),

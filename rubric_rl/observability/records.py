@@ -75,7 +75,11 @@ class SampleRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepRecord:
-    """All that is logged of one step, evaluation included: one record for each step."""
+    """What is logged of one step, evaluation included.
+
+    A later record of the same step, such as an evaluation that a stop had cut
+    off, adds to the first.
+    """
 
     step: int
     """Completed optimizer steps; 0 is the evaluation before the first."""

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TextIO
 
 from rubric_rl.observability.atomic import write_text_atomic
 from rubric_rl.observability.metrics import check_names
@@ -16,7 +16,7 @@ from rubric_rl.observability.records import Phase, SampleRow, StepRecord, encode
 
 
 class Sink(Protocol):
-    """Takes one record for each step, in the order of the steps."""
+    """Takes records in the order of their steps."""
 
     def log(self, record: StepRecord) -> None: ...
 
@@ -57,30 +57,43 @@ class JsonlSink:
     def __init__(self, run_dir: Path, *, clock: Callable[[], float] = time.time) -> None:
         self._samples_dir = run_dir / "samples"
         self._samples_dir.mkdir(parents=True, exist_ok=True)
-        self._metrics_file = (run_dir / "metrics.jsonl").open("a", encoding="utf-8", newline="\n")
+        self._path = run_dir / "metrics.jsonl"
         self._clock = clock
-        self._last_step: int | None = None
+        self._last = _last_object(self._path)
+        self._file = self._open()
 
     def log(self, record: StepRecord) -> None:
-        """Raises ValueError on an unlisted name, a value that isn't finite, a repeated step."""
+        """Raises ValueError on an unlisted name, a value that isn't finite, an earlier step."""
         self._check(record)
         for phase in _SAMPLE_FILE_PREFIX:
             self._write_rows(record, phase)
         line = {"step": record.step, "time": round(self._clock(), 3), **record.metrics}
-        self._metrics_file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
-        self._metrics_file.flush()
-        self._last_step = record.step
+        if self._last is not None and self._last["step"] == record.step:
+            line = self._last | line
+            self._drop_last_line()
+        self._file.write(json.dumps(line, allow_nan=False) + "\n")
+        self._file.flush()
+        self._last = line
 
     def close(self) -> None:
-        self._metrics_file.close()
+        self._file.close()
+
+    def _open(self) -> TextIO:
+        return self._path.open("a", encoding="utf-8", newline="\n")
+
+    def _drop_last_line(self) -> None:
+        self._file.close()
+        lines = self._path.read_text(encoding="utf-8").splitlines(keepends=True)
+        write_text_atomic(self._path, "".join(lines[:-1]))
+        self._file = self._open()
 
     def _check(self, record: StepRecord) -> None:
         check_names(record.metrics)
         bad = {name: value for name, value in record.metrics.items() if not math.isfinite(value)}
         if bad:
             raise ValueError(f"metrics of step {record.step} that are not finite: {bad}")
-        if self._last_step is not None and record.step <= self._last_step:
-            raise ValueError(f"step {record.step} comes after step {self._last_step}")
+        if self._last is not None and record.step < self._last["step"]:
+            raise ValueError(f"step {record.step} comes after step {self._last['step']:.0f}")
 
     def _write_rows(self, record: StepRecord, phase: Phase) -> None:
         rows = [row for row in record.rows if row.phase == phase]
@@ -88,6 +101,13 @@ class JsonlSink:
             name = f"{_SAMPLE_FILE_PREFIX[phase]}_{record.step:06d}.jsonl"
             text = "".join(encode_row(row) + "\n" for row in rows)
             write_text_atomic(self._samples_dir / name, text)
+
+
+def _last_object(metrics_jsonl: Path) -> dict[str, float] | None:
+    if not metrics_jsonl.exists():
+        return None
+    lines = metrics_jsonl.read_text(encoding="utf-8").splitlines()
+    return json.loads(lines[-1]) if lines else None
 
 
 def spread_rows(rows: Sequence[SampleRow], limit: int) -> list[SampleRow]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from rubric_rl.rollout.engine import EngineSpec
 from rubric_rl.types import FinishReason, RolloutRequest, Sample
 
 if TYPE_CHECKING:
     from vllm import RequestOutput
+    from vllm.logprobs import Logprob
     from vllm.v1.engine.async_llm import AsyncLLM
 
 
@@ -117,9 +118,7 @@ class VllmEngine:
         getter = asyncio.create_task(queue.get())
         pending = {task for task in tasks if not task.done()}
         while not getter.done():
-            done, _ = await asyncio.wait(
-                {getter, *pending}, return_when=asyncio.FIRST_COMPLETED
-            )
+            done, _ = await asyncio.wait({getter, *pending}, return_when=asyncio.FIRST_COMPLETED)
             for task in done & pending:
                 pending.discard(task)
                 if (error := task.exception()) is not None:
@@ -131,6 +130,7 @@ class VllmEngine:
         self, request: RolloutRequest, request_id: str, policy_version: int
     ) -> Sample:
         from vllm import SamplingParams
+        from vllm.inputs import TokensPrompt
         from vllm.sampling_params import RequestOutputKind
 
         params = SamplingParams(
@@ -140,12 +140,10 @@ class VllmEngine:
             logprobs=0,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
-        output: RequestOutput | None = None
-        prompt = {"prompt_token_ids": list(request.token_ids)}
-        async for output in self._llm.generate(prompt, params, request_id):
-            pass
-        assert output is not None and output.finished
-        return _to_sample(request, output, policy_version)
+        prompt = TokensPrompt(prompt_token_ids=list(request.token_ids))
+        outputs = [o async for o in self._llm.generate(prompt, params, request_id)]
+        assert len(outputs) == 1 and outputs[0].finished, "FINAL_ONLY yields the whole once"
+        return _to_sample(request, outputs[0], policy_version)
 
     # ------------------------------------------------------------------------
     # Weights
@@ -191,10 +189,9 @@ class VllmEngine:
 def _to_sample(request: RolloutRequest, output: RequestOutput, policy_version: int) -> Sample:
     completion = output.outputs[0]
     token_ids = tuple(completion.token_ids)
-    assert completion.logprobs is not None
+    positions = cast("list[dict[int, Logprob]]", completion.logprobs)
     log_probs = tuple(
-        position[token_id].logprob
-        for position, token_id in zip(completion.logprobs, token_ids, strict=True)
+        position[token_id].logprob for position, token_id in zip(positions, token_ids, strict=True)
     )
     finish_reason: FinishReason = "stop" if completion.finish_reason == "stop" else "length"
     return Sample(

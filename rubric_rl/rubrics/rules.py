@@ -294,9 +294,7 @@ def parse_rule(raw: object) -> RuleCheck:
             for e in err.errors()
         )
         names = ", ".join(RULE_NAMES)
-        raise DataError(
-            f"rule check {raw!r} is not valid: {problems} (rules: {names})"
-        ) from err
+        raise DataError(f"rule check {raw!r} is not valid: {problems} (rules: {names})") from err
 
 
 RULE_NAMES: tuple[str, ...] = (

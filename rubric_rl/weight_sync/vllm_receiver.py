@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file
@@ -57,7 +58,7 @@ class ObjectStoreWeightTransferEngine(
         weights = load_file(update_info.path, device="cpu")
         # Copies: the mapped file is removed once this call returns, and the reload
         # may keep tensors until a layer is complete.
-        self.model.load_weights(
+        cast(Any, self.model).load_weights(
             (name, tensor.to(self.device, copy=True)) for name, tensor in weights.items()
         )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rubric_rl.errors import JudgeFailureError, LearnerDivergedError, WeightSyncError
-from rubric_rl.types import RolloutRequest, Sample, TrainBatch
+from rubric_rl.types import RolloutRequest, Sample, SyncReport, TrainBatch
 
 from .fakes import World, make_world, without_times
 
@@ -349,6 +349,27 @@ def test_a_step_without_any_scored_group_stops_the_run_with_a_checkpoint(tmp_pat
     assert world.checkpoint_steps() == [1]
 
 
+def test_last_prompts_of_an_epoch_that_could_not_be_scored_are_skipped_in_words(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = {"num_train": 5, "run__epochs": 2, "data__shuffle": False}
+    world = make_world(tmp_path, rubrics__max_unscored_frac=1.0, **settings)
+    world.judges.fails = lambda sample: sample.prompt_id == "t4"
+    state = world.run()
+    assert (state.step, state.epoch, state.total_consumed) == (4, 2, 10)
+    assert sorted(world.learner.batches) == [1, 2, 3, 4]
+    assert "the last 1 prompts of epoch 0 give no step: 4 of 4 samples unscored" in caplog.text
+
+
+def test_a_step_that_only_skipped_prompts_show_to_be_the_last_is_evaluated(tmp_path: Path) -> None:
+    world = make_world(tmp_path, num_train=3, data__shuffle=False, run__eval_every_steps=5)
+    world.judges.fails = lambda sample: sample.prompt_id == "t2"
+    state = world.run()
+    assert (state.step, state.last_eval_step) == (1, 1)
+    assert evaluations(world) == [0, 1]
+    assert world.checkpoint_steps() == [1]
+
+
 def test_an_evaluation_that_nothing_could_be_scored_in_is_no_zero(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -401,10 +422,10 @@ def test_a_learner_error_cancels_what_is_generated_ahead(
 def test_a_failed_weight_sync_ends_the_run_with_its_own_error(tmp_path: Path) -> None:
     world = make_world(tmp_path)
 
-    async def fail(policy_version: int) -> None:
+    async def fail(policy_version: int) -> SyncReport:
         raise WeightSyncError("engine 1 serves version 0")
 
-    world.weight_sync.publish = fail  # pyright: ignore[reportAttributeAccessIssue]
+    world.weight_sync.publish = fail
     with pytest.raises(WeightSyncError, match="engine 1"):
         world.run()
 

@@ -16,8 +16,8 @@ from rubric_rl.types import JudgeRequest, RolloutRequest, Sample, TrainBatch
 
 from .fakes import Killed, World, make_world, without_times
 
-# Two epochs of 7 prompts with partial last steps, dropped groups and refills, also at
-# the end of an epoch; evaluations and checkpoints at different steps.
+# Two epochs of 7 prompts with a dropped group, a refill and a last step that is skipped;
+# evaluations and checkpoints at different steps.
 SETTINGS: dict[str, Any] = {
     "num_train": 7,
     "run__epochs": 2,
@@ -91,30 +91,46 @@ def test_the_undisturbed_run_has_what_a_resume_could_get_wrong(
     log, state = undisturbed
     assert state.epoch == 2
     assert sum(metrics.get("group/refilled", 0) for metrics in log.metrics.values()) >= 1
-    assert sum(metrics.get("group/dropped", 0) for metrics in log.metrics.values()) == 2
+    # 7 prompts in steps of 2: prompt 4 is the whole last step of the first epoch, which is
+    # skipped, and is replaced by the very last prompt of the second.
+    assert [m.get("group/dropped", 0) for m in log.metrics.values()] == [0, 0, 0, 0, 0, 0, 1]
+    assert log.metrics[6]["data/prompts_consumed"] == 14
     assert {"eval/reward_mean" in metrics for metrics in log.metrics.values()} == {True, False}
     weights = [metrics["policy/kl_ref"] for step, metrics in log.metrics.items() if step > 0]
     assert len(set(weights)) == len(weights)
 
 
-@pytest.mark.parametrize("kill_at", range(0, 260, 7))
-def test_a_run_killed_anywhere_resumes_as_if_it_had_not_been(
-    tmp_path: Path, kill_at: int, undisturbed: tuple[Log, TrainState]
-) -> None:
+def assert_survives_kill(tmp_path: Path, kill_at: int, undisturbed: tuple[Log, TrainState]) -> None:
     log = Log()
     killed = start(tmp_path, kill_at=kill_at)
-    try:
+    with pytest.raises(Killed):
         killed.run()
-    except Killed:
-        pass
-    else:
-        pytest.skip(f"the run is over before event {kill_at}")
     log.add(killed, resumed_from=-1)
     resumed = start(tmp_path)
     begin = resume_point(resumed)
     state = resumed.run()
     log.add(resumed, resumed_from=begin)
     assert_equal(log, state, undisturbed)
+
+
+@pytest.mark.parametrize("kill_at", range(0, 238, 7))
+def test_a_run_killed_anywhere_resumes_as_if_it_had_not_been(
+    tmp_path: Path, kill_at: int, undisturbed: tuple[Log, TrainState]
+) -> None:
+    assert_survives_kill(tmp_path, kill_at, undisturbed)
+
+
+def test_a_run_killed_between_update_log_and_checkpoint_resumes_as_if_it_had_not_been(
+    tmp_path: Path, undisturbed: tuple[Log, TrainState]
+) -> None:
+    world = start(tmp_path / "undisturbed")
+    world.run()
+    critical = ("updated", "publish", "log", "save", "saved")
+    for kill_at, (kind, _) in enumerate(world.events):
+        if kind in critical:
+            assert_survives_kill(tmp_path / f"at_{kill_at}", kill_at, undisturbed)
+            if kill_at + 1 < len(world.events):
+                assert_survives_kill(tmp_path / f"after_{kill_at}", kill_at + 1, undisturbed)
 
 
 def test_a_run_killed_again_and_again_still_arrives(
@@ -154,10 +170,10 @@ def test_a_stop_leaves_a_checkpoint_and_resuming_completes_as_if_undisturbed(
             stop_if(moment == "rollout" and serving == step - 1)
 
     async def on_verdict(request: JudgeRequest) -> None:
-        is_last = request.sample.policy_version == step - 1 and "generated" in (
-            kind for kind, _ in world.events[-12:]
-        )
-        stop_if(moment == "judging" and is_last and request.record.prompt_id.startswith("t"))
+        all_generated = world.events.kinds("generate", "generated")[-1] == "generated"
+        for_step = request.sample.policy_version == step - 1
+        is_train = request.record.prompt_id.startswith("t")
+        stop_if(moment == "judging" and all_generated and for_step and is_train)
 
     async def on_update(batch: TrainBatch) -> None:
         stop_if(moment == "update" and batch.step == step)
@@ -219,6 +235,26 @@ def test_a_stopped_run_exports_nothing(tmp_path: Path) -> None:
     world.stop.set()
     world.run()
     assert world.events.kinds("export") == []
+
+
+def test_a_stop_during_the_last_evaluation_leaves_it_and_the_export_to_the_resumed_run(
+    tmp_path: Path,
+) -> None:
+    world = start(tmp_path, run__export_model=True)
+
+    async def on_sample(request: RolloutRequest) -> None:
+        if request.prompt_id.startswith("e") and world.rollouts.policy_version == 6:
+            world.stop.set()
+
+    world.rollouts.before_sample = on_sample
+    stopped = world.run()
+    assert (stopped.step, stopped.epoch, stopped.last_eval_step) == (6, 2, 3)
+    assert world.events.kinds("export") == []
+    resumed = start(tmp_path, run__export_model=True)
+    assert resumed.run().last_eval_step == 6
+    assert resumed.events.kinds("publish", "log", "update", "export") == [
+        *["publish", "log", "export"]
+    ]
 
 
 def test_a_finished_run_that_is_resumed_only_publishes(tmp_path: Path) -> None:

@@ -57,6 +57,18 @@ def test_an_evaluation_adds_a_line_with_its_interval(make_record) -> None:
     assert stream.getvalue().splitlines()[1] == "step 0: held-out reward 0.400 +/- 0.050"
 
 
+def test_an_evaluation_on_its_own_does_not_repeat_the_step_before(make_record) -> None:
+    stream = io.StringIO()
+    console = Console(stream=stream)
+    console.log(make_record(6, reward__mean=0.5))
+    console.log(make_record(6, eval__reward_mean=0.4, time__eval_s=3.0))
+    assert stream.getvalue().splitlines() == [
+        "step 6  reward 0.500",
+        "step 6  eval 3.0",
+        "step 6: held-out reward 0.400",
+    ]
+
+
 def test_without_a_terminal_status_is_a_line_every_thirty_seconds_at_most() -> None:
     stream, clock = io.StringIO(), _Clock()
     console = Console(stream=stream, clock=clock)

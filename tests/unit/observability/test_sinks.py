@@ -79,10 +79,35 @@ def test_an_unlisted_metric_is_refused(tmp_path: Path, make_record) -> None:
     sink.close()
 
 
-def test_a_step_is_logged_once(tmp_path: Path, make_record) -> None:
-    sink = JsonlSink(tmp_path)
+@pytest.mark.parametrize("reopened", [False, True])
+def test_a_later_record_of_the_same_step_adds_to_its_object(
+    tmp_path: Path, make_record, make_row, reopened: bool
+) -> None:
+    sink = JsonlSink(tmp_path, clock=lambda: 5.0)
     sink.log(make_record(1))
-    with pytest.raises(ValueError, match="step 1 comes after step 1"):
+    sink.log(make_record(2, make_row(step=2), reward__mean=0.5))
+    if reopened:
+        sink.close()
+        sink = JsonlSink(tmp_path, clock=lambda: 6.0)
+    sink.log(make_record(2, make_row(step=2, phase="eval"), eval__reward_mean=0.75))
+    sink.log(make_record(3))
+    sink.close()
+    now = 6.0 if reopened else 5.0
+    assert _metrics(tmp_path) == [
+        {"step": 1, "time": 5.0},
+        {"step": 2, "time": now, "reward/mean": 0.5, "eval/reward_mean": 0.75},
+        {"step": 3, "time": now},
+    ]
+    assert sorted(path.name for path in (tmp_path / "samples").iterdir()) == [
+        "eval_000002.jsonl",
+        "step_000002.jsonl",
+    ]
+
+
+def test_an_earlier_step_is_refused(tmp_path: Path, make_record) -> None:
+    sink = JsonlSink(tmp_path)
+    sink.log(make_record(2))
+    with pytest.raises(ValueError, match="step 1 comes after step 2"):
         sink.log(make_record(1))
     sink.close()
 

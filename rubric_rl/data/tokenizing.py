@@ -1,0 +1,82 @@
+"""The policy's tokenizer: chat template, and the checks that a model directory passes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from rubric_rl.config.schema import ModelConfig
+from rubric_rl.data.small_model import BUILTIN_NAME, prepare_small_model
+from rubric_rl.errors import ModelError
+from rubric_rl.types import PromptRecord
+
+Tokenize = Callable[[PromptRecord], list[int]]
+
+
+def resolve_model_path(config: ModelConfig) -> str:
+    """The directory or hub name to load from; prepares `builtin:` models.
+
+    Raises:
+        ModelError: a directory that isn't there or holds no model.
+    """
+    name = config.name_or_path
+    if name == BUILTIN_NAME:
+        return str(prepare_small_model(Path(config.cache_dir) if config.cache_dir else None))
+    if name.startswith("builtin:"):
+        raise ModelError(f"model.name_or_path={name!r} is not known: there is {BUILTIN_NAME!r}")
+    looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1
+    path = Path(name).expanduser()
+    if not path.is_dir():
+        if looks_local:
+            raise ModelError(f"model.name_or_path={name!r} is not a directory")
+        return name
+    if not (path / "config.json").is_file():
+        raise ModelError(
+            f"model.name_or_path={name!r} holds no config.json: it must be a Hugging Face "
+            "model directory"
+        )
+    return str(path)
+
+
+def load_tokenize(model_path: str, config: ModelConfig) -> Tokenize:
+    """A function that turns a prompt into token ids by the model's chat template.
+
+    Raises:
+        ModelError: there is no tokenizer, or it has no chat template or no
+            end-of-sequence token.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            model_path, trust_remote_code=config.trust_remote_code
+        )
+    except (OSError, ValueError) as err:
+        raise ModelError(
+            f"model.name_or_path={config.name_or_path!r} has no tokenizer that can be loaded "
+            f"({_first_line(err)}): add the tokenizer files (tokenizer.json, "
+            "tokenizer_config.json) or name another model"
+        ) from err
+    if not tokenizer.chat_template:
+        raise ModelError(
+            f"the tokenizer of model.name_or_path={config.name_or_path!r} has no chat template: "
+            "add chat_template.jinja to the directory, or use the model's chat variant"
+        )
+    if tokenizer.eos_token_id is None:
+        raise ModelError(
+            f"the tokenizer of model.name_or_path={config.name_or_path!r} has no end-of-sequence "
+            "token: set eos_token in its tokenizer_config.json"
+        )
+
+    def tokenize(record: PromptRecord) -> list[int]:
+        messages = [{"role": m.role, "content": m.content} for m in record.messages]
+        # Text first: what apply_chat_template returns for token ids differs
+        # between versions of transformers.
+        text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    return tokenize
+
+
+def _first_line(err: Exception) -> str:
+    return str(err).strip().splitlines()[0] if str(err).strip() else type(err).__name__

@@ -1,0 +1,209 @@
+"""Ray actors: shells over the plain classes that do the work.
+
+Each method forwards and returns a typed result. Heavy imports happen inside,
+so that the driver can import this module without torch or vLLM.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ray
+
+from rubric_rl.config.schema import JudgeConfig
+from rubric_rl.rollout.engine import EngineSpec, RolloutEngine, bucket_update_info
+from rubric_rl.runtime.process import free_port, redirect_output
+from rubric_rl.types import (
+    Judgement,
+    JudgeRequest,
+    RolloutRequest,
+    Sample,
+    TrainBatch,
+    UpdateResult,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from rubric_rl.learner.learner import Learner
+    from rubric_rl.learner.spec import LearnerSpec, RankInfo
+    from rubric_rl.weight_sync.spec import FleetClient, SenderSpec
+
+
+class LearnerWorker:
+    """Hosts one learner rank."""
+
+    def __init__(self, log_path: str) -> None:
+        redirect_output(log_path)
+        self._learner: Learner | None = None
+        self._sender: Any = None
+        self._client: Any = None
+
+    @property
+    def learner(self) -> Learner:
+        assert self._learner is not None, "start() comes first"
+        return self._learner
+
+    def address(self) -> tuple[str, int]:
+        """Where the other ranks find this one."""
+        return ray.util.get_node_ip_address(), free_port()
+
+    def gpu_ids(self) -> list[str]:
+        """Devices that Ray gave this actor."""
+        return [str(gpu) for gpu in ray.get_gpu_ids()]
+
+    def start(self, spec: LearnerSpec, rank: RankInfo, num_threads: int) -> None:
+        import torch
+
+        torch.set_num_threads(num_threads)
+        # Adam's second moments reach denormal numbers, which a CPU computes slowly.
+        torch.set_flush_denormal(True)
+        from rubric_rl.learner.learner import Learner
+
+        self._learner = Learner(spec, rank)
+
+    def update(self, batch: TrainBatch) -> UpdateResult:
+        return self.learner.update(batch)
+
+    def log_probs(self, batch: TrainBatch) -> list[list[float]]:
+        return self.learner.log_probs(batch)
+
+    def save(self, directory: str) -> None:
+        self.learner.save(Path(directory))
+
+    def load(self, directory: str) -> int:
+        return self.learner.load(Path(directory))
+
+    def export(self, directory: str) -> None:
+        from rubric_rl.weight_sync.object_store import BUCKET_BYTES
+
+        self.learner.export(Path(directory), BUCKET_BYTES)
+
+    def put_weights(self) -> list[ray.ObjectRef[np.ndarray]]:
+        """Put the policy's weights into the object store; rank 0 returns the buckets."""
+        from rubric_rl.weight_sync.object_store import BUCKET_BYTES, pack_bucket
+
+        is_sender = self.learner.rank.rank == 0
+        return [
+            ray.put(pack_bucket(bucket))
+            for bucket in self.learner.named_weights(BUCKET_BYTES)
+            if is_sender
+        ]
+
+    def connect_engines(self, spec: SenderSpec, client: FleetClient) -> None:
+        """Join the engines through one of vLLM's own transports."""
+        from rubric_rl.weight_sync.vllm_sender import connect
+
+        self._client = client
+        self._sender = connect(spec, self.learner, client)
+
+    def send_weights(self, policy_version: int) -> None:
+        self._client.policy_version = policy_version
+        self._sender.send_weights()
+
+    def offload(self) -> None:
+        self.learner.offload()
+
+
+class RolloutWorker:
+    """Hosts one rollout engine. An async actor: calls interleave."""
+
+    def __init__(self, log_path: str) -> None:
+        redirect_output(log_path)
+        self._engine: RolloutEngine | None = None
+
+    @property
+    def engine(self) -> RolloutEngine:
+        assert self._engine is not None, "start() comes first"
+        return self._engine
+
+    async def start(self, engine: str, spec: EngineSpec, gpu_ids: Sequence[str]) -> int:
+        """Create the engine and return the policy version that it serves.
+
+        `gpu_ids` are the devices of colocated learner ranks; Ray itself gives this
+        actor none in that case.
+        """
+        if gpu_ids:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpu_ids)
+        if engine == "vllm":
+            from rubric_rl.rollout.vllm_engine import VllmEngine
+
+            self._engine = await VllmEngine.create(spec)
+        else:
+            import torch
+
+            torch.set_num_threads(spec.num_threads)
+            from rubric_rl.rollout.transformers_engine import TransformersEngine
+
+            self._engine = TransformersEngine(spec)
+        return await self._engine.policy_version()
+
+    async def generate(self, requests: Sequence[RolloutRequest]) -> AsyncIterator[Sample]:
+        async for sample in self.engine.generate(requests):
+            yield sample
+
+    async def load_weights(
+        self, buckets: Sequence[ray.ObjectRef[np.ndarray]], policy_version: int
+    ) -> int:
+        """The object-store transport: one call for each engine and sync."""
+        from rubric_rl.weight_sync.object_store import bucket_file
+
+        await self.engine.start_weight_update()
+        for bucket in buckets:
+            with bucket_file(await bucket) as path:
+                await self.engine.update_weights(bucket_update_info(path))
+        await self.engine.finish_weight_update(policy_version)
+        return await self.engine.policy_version()
+
+    async def init_weight_transfer(self, init_info: dict[str, Any]) -> None:
+        await self.engine.init_weight_transfer(init_info)
+
+    async def start_weight_update(self) -> None:
+        await self.engine.start_weight_update()
+
+    async def update_weights(self, update_info: dict[str, Any]) -> None:
+        await self.engine.update_weights(update_info)
+
+    async def finish_weight_update(self, policy_version: int) -> None:
+        await self.engine.finish_weight_update(policy_version)
+
+    async def policy_version(self) -> int:
+        return await self.engine.policy_version()
+
+    async def sleep(self) -> None:
+        await self.engine.sleep()
+
+    async def close(self) -> None:
+        if self._engine is not None:
+            self._engine.close()
+
+
+class JudgeWorker:
+    """Hosts one judge. An async actor: many samples at once.
+
+    All of it is in the constructor, so that a restarted actor is whole again.
+    """
+
+    def __init__(self, log_path: str, config: JudgeConfig, structured_output: bool) -> None:
+        redirect_output(log_path)
+        from rubric_rl.judging.judge import LlmJudge, RubricJudge
+
+        llm = None
+        if config.llm is not None:
+            from rubric_rl.judging.client import OpenAIChatClient
+
+            llm = LlmJudge(
+                client=OpenAIChatClient(config.llm),
+                config=config.llm,
+                structured_output=structured_output,
+            )
+        self._judge = RubricJudge(llm)
+
+    async def ready(self) -> None:
+        """Answers once the constructor has run."""
+
+    async def judge(self, request: JudgeRequest) -> Judgement:
+        return await self._judge.judge(request)

@@ -1,0 +1,94 @@
+"""Ray itself: joining or starting a cluster, its resources, the placement group."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.util.placement_group import (
+    PlacementGroup,
+    placement_group,
+    placement_group_table,
+    remove_placement_group,
+)
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from rubric_rl.config.schema import ClusterConfig
+from rubric_rl.runtime.placement import PlacedActor, PlacementPlan, bind_to_nodes
+from rubric_rl.runtime.waiting import Waiting
+
+
+@contextmanager
+def ray_cluster(config: ClusterConfig) -> Iterator[None]:
+    """Join the cluster, or start one here, for the time of the block."""
+    # Ray reports usage over the network and prints a notice unless told not to.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Without this Ray warns that it will one day stop hiding GPUs from actors
+    # that asked for none; the colocated engines set their devices themselves.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    ray.init(
+        # None reads RAY_ADDRESS, and starts a local cluster if it isn't set.
+        address=None if config.address == "auto" else config.address,
+        include_dashboard=False if config.address == "local" else None,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        configure_logging=False,
+        namespace="rubric_rl",
+    )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def node_resources() -> list[dict[str, float]]:
+    """Total resources of each live node, by Ray's names."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReservedPlan:
+    """A plan whose bundles Ray has reserved."""
+
+    plan: PlacementPlan
+    group: PlacementGroup
+
+    def create(self, actor: PlacedActor, worker: type, *args: object, **options: object) -> Any:
+        """Start an actor in its first bundle. `options` are Ray's actor options."""
+        return (
+            ray.remote(worker)
+            .options(
+                num_cpus=actor.cpus,
+                num_gpus=actor.gpus,
+                scheduling_strategy=PlacementGroupSchedulingStrategy(
+                    self.group, placement_group_bundle_index=actor.bundles[0]
+                ),
+                **options,
+            )
+            .remote(*args)
+        )
+
+    def release(self) -> None:
+        """End every actor in it and free its resources."""
+        remove_placement_group(self.group)
+
+
+async def reserve(plan: PlacementPlan, waiting: Waiting, timeout_s: float) -> ReservedPlan:
+    """Reserve the plan's bundles. Others may hold resources, so the wait is bounded."""
+    group = placement_group([b.resources for b in plan.bundles], strategy=plan.strategy)
+    try:
+        await waiting.all(
+            f"{len(plan.bundles)} bundles of the cluster", {"ray": group.ready()}, timeout_s
+        )
+        table = await asyncio.to_thread(placement_group_table, group)
+        nodes = [table["bundles_to_node_id"][i] for i in range(len(plan.bundles))]
+        return ReservedPlan(plan=bind_to_nodes(plan, nodes), group=group)
+    except BaseException:
+        remove_placement_group(group)
+        raise

@@ -1,0 +1,187 @@
+"""Run a configuration: check everything, start the workers, train, report.
+
+    inputs -> run folder -> Ray -> placement -> workers -> controller -> report
+
+This is the only place where all parts meet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import ray
+
+from rubric_rl.config.compose import to_yaml
+from rubric_rl.config.schema import Config
+from rubric_rl.controller import checkpoints
+from rubric_rl.controller.loop import Controller, Parts
+from rubric_rl.controller.run_folder import OpenedRun, open_run
+from rubric_rl.controller.schedule import finished, num_steps
+from rubric_rl.controller.state import TrainState
+from rubric_rl.errors import DataError, RunFolderError
+from rubric_rl.observability.console import Console, quiet_logging
+from rubric_rl.observability.report import compare_run
+from rubric_rl.observability.report_text import write_report
+from rubric_rl.observability.sinks import JsonlSink, Sink
+from rubric_rl.observability.wandb_sink import WandbSink
+from rubric_rl.rubrics.rubric_set import RubricSet
+from rubric_rl.runtime.cluster import node_resources, ray_cluster, reserve
+from rubric_rl.runtime.placement import check_plan, describe, plan_placement
+from rubric_rl.runtime.preflight import Inputs, check_inputs
+from rubric_rl.runtime.waiting import Waiting
+from rubric_rl.runtime.workers import WorkerSettings, start_workers
+
+logger = logging.getLogger(__name__)
+
+INTERRUPTED = 130
+"""Exit code of a run that was stopped and left a checkpoint, as shells use it for SIGINT."""
+
+
+def dry_run(config: Config) -> int:
+    """Check data, model, judge and plan; start nothing. Returns the exit code."""
+    inputs = check_inputs(config)
+    sys.stdout.write(
+        f"{inputs.account}\n"
+        f"{num_steps(config, len(inputs.train_prompts))} steps\n"
+        f"{describe(plan_placement(config))}\n"
+    )
+    return 0
+
+
+def run_training(config: Config) -> int:
+    """Train from the start or from the newest checkpoint. Returns the exit code.
+
+    Raises:
+        RubricRLError: what went wrong, in words; the newest checkpoint stands.
+    """
+    inputs = check_inputs(config)
+    opened = open_run(config, to_yaml(config))
+    with ExitStack() as stack:
+        console = Console(progress=config.logging.progress)
+        stack.callback(console.close)
+        stack.enter_context(quiet_logging(opened.folder.root, console))
+        console.note(f"run folder: {opened.folder.root}")
+        console.note(inputs.account)
+        run = _Run(config=config, inputs=inputs, opened=opened, console=console)
+        stack.enter_context(ray_cluster(config.cluster))
+        check_plan(plan_placement(config), ray.cluster_resources(), node_resources())
+        return asyncio.run(_train(run))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Run:
+    """What has been checked and opened before the workers start."""
+
+    config: Config
+    inputs: Inputs
+    opened: OpenedRun
+    console: Console
+
+    @property
+    def start(self) -> tuple[TrainState, RubricSet]:
+        """Where to begin, and under which rubrics."""
+        if self.opened.checkpoint is None:
+            rubrics = self.inputs.rubrics
+            return TrainState(
+                rubric_version=rubrics.version, rubric_hash=rubrics.content_hash
+            ), rubrics
+        state, rubrics = checkpoints.read(self.opened.checkpoint)
+        prompts = {p.prompt_id for p in (*self.inputs.train_prompts, *self.inputs.eval_prompts)}
+        if prompts != {rubric.prompt_id for rubric in rubrics.rubrics}:
+            raise RunFolderError(
+                f"checkpoint {str(self.opened.checkpoint.path)!r} was made with other prompts than "
+                f"data.path={self.config.data.path!r} holds now: restore the file, or set another "
+                "run.dir"
+            )
+        return state, rubrics
+
+
+async def _train(run: _Run) -> int:
+    config, console = run.config, run.console
+    state, rubrics = run.start
+    total = num_steps(config, len(run.inputs.train_prompts))
+    console.begin(total, completed=state.step)
+    waiting = Waiting(show=console.status, log_dir=str(run.opened.folder.logs.resolve()))
+    stop = asyncio.Event()
+    with _stop_on_signal(stop, console), ExitStack() as stack:
+        reserved = await reserve(plan_placement(config), waiting, config.cluster.start_timeout_s)
+        stack.callback(reserved.release)
+        settings = WorkerSettings(
+            model_path=run.inputs.model_path,
+            num_steps=total,
+            structured_output=run.inputs.structured_output,
+        )
+        pools = await start_workers(config, settings, reserved, waiting)
+        if run.opened.checkpoint is not None:
+            await checkpoints.restore_learner(run.opened.checkpoint, pools.learner)
+            console.note(f"resumed from {run.opened.checkpoint.path}")
+        parts = Parts(
+            config=config,
+            train_prompts=run.inputs.train_prompts,
+            eval_prompts=run.inputs.eval_prompts,
+            rubrics=rubrics,
+            rollouts=pools.rollouts,
+            judges=pools.judges,
+            learner=pools.learner,
+            weight_sync=pools.weight_sync,
+            run_folder=run.opened.folder,
+            sinks=_open_sinks(run, stack),
+            status=console,
+            stop=stop,
+        )
+        state = await Controller(parts).run(state)
+    return _close(run, state)
+
+
+def _open_sinks(run: _Run, stack: ExitStack) -> list[Sink]:
+    root = run.opened.folder.root
+    wandb_sink = WandbSink(run.config, root, run.opened.run_id, run.opened.is_continued)
+    run.console.note(wandb_sink.notice)
+    sinks: list[Sink] = [JsonlSink(root), wandb_sink, run.console]
+    for sink in sinks:
+        stack.callback(sink.close)
+    return sinks
+
+
+@contextmanager
+def _stop_on_signal(stop: asyncio.Event, console: Console) -> Iterator[None]:
+    """SIGINT and SIGTERM ask for a clean stop; a second one ends the process."""
+    loop = asyncio.get_running_loop()
+
+    def ask() -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+        console.note("stopping: a checkpoint will be left (again to stop at once)")
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, ask)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+
+
+def _close(run: _Run, state: TrainState) -> int:
+    """The closing report, or how to go on."""
+    root = run.opened.folder.root
+    run.console.close()
+    if not finished(run.config, state):
+        run.console.note(
+            f"stopped after step {state.step}; go on with run.dir={root} run.resume=auto"
+        )
+        return INTERRUPTED
+    try:
+        comparison = compare_run(root, seed=run.config.run.seed)
+    except DataError as err:
+        run.console.note(f"no before-and-after report: {err}")
+    else:
+        run.console.show(write_report(comparison, root))
+    return 0

@@ -1,0 +1,45 @@
+"""The learner ranks as one learner."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from rubric_rl.runtime.waiting import Waiting
+from rubric_rl.types import TrainBatch, UpdateResult
+
+
+class RayLearnerGroup:
+    """Calls every rank and waits for all; rank 0 speaks for them.
+
+    When one rank fails, the others may be stuck in a collective. The error is
+    raised at once and the caller ends the run, which ends their processes.
+    """
+
+    def __init__(self, ranks: Mapping[str, Any], waiting: Waiting, *, timeout_s: float) -> None:
+        """`ranks`: actor handles by label, in the order of the ranks."""
+        self._ranks = ranks
+        self._waiting = waiting
+        self._timeout_s = timeout_s
+
+    async def update(self, batch: TrainBatch) -> UpdateResult:
+        # Once into the object store, not once for each rank.
+        shared = ray.put(batch)
+        return await self._call(f"step {batch.step} of the learner", "update", shared)
+
+    async def save(self, directory: Path) -> None:
+        await self._call("the learner to save", "save", str(directory.resolve()))
+
+    async def load(self, directory: Path) -> int:
+        return await self._call("the learner to load", "load", str(directory.resolve()))
+
+    async def export(self, directory: Path) -> None:
+        await self._call("the learner to export", "export", str(directory.resolve()))
+
+    async def _call(self, what: str, method: str, *args: object) -> Any:
+        refs = {label: getattr(rank, method).remote(*args) for label, rank in self._ranks.items()}
+        results = await self._waiting.all(what, refs, self._timeout_s)
+        return next(iter(results.values()))

@@ -1,0 +1,92 @@
+"""Everything that can be found wrong before a worker starts.
+
+In order of cost: data, rubrics against judges, model directory, prompt lengths,
+judge endpoint. Placement comes last and elsewhere, since it needs the cluster.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rubric_rl.config.schema import Config
+from rubric_rl.data.prompt_set import RawPromptSet, describe, load_prompt_set, tokenize_prompts
+from rubric_rl.data.records import Dropped
+from rubric_rl.data.tokenizing import load_tokenize, resolve_model_path
+from rubric_rl.errors import DataError
+from rubric_rl.judging.judge import check_rubrics
+from rubric_rl.rubrics.rubric_set import RubricSet
+from rubric_rl.types import Prompt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """What a run works on, checked."""
+
+    model_path: str
+    train_prompts: tuple[Prompt, ...]
+    eval_prompts: tuple[Prompt, ...]
+    rubrics: RubricSet
+    """Of these prompts, version 0."""
+    dropped: tuple[Dropped, ...]
+    structured_output: bool
+    """The judge's endpoint constrains replies by a JSON schema."""
+
+    @property
+    def account(self) -> str:
+        """What was read and what was dropped, in words."""
+        counts = f"{len(self.train_prompts)} training and {len(self.eval_prompts)} held-out prompts"
+        return f"{counts}; {describe(self.dropped)}"
+
+
+def check_inputs(config: Config) -> Inputs:
+    """Read and check all inputs.
+
+    Raises:
+        ConfigError, DataError, ModelError, EndpointError: see each check.
+    """
+    raw = load_prompt_set(config.data)
+    check_rubrics(raw.rubrics.rubrics, has_llm=config.judge.llm is not None)
+    # Before a tokenizer is loaded: its threads would make later forks unsafe.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    structured_output = _check_judge(config)
+    model_path = resolve_model_path(config.model)
+    tokenize = load_tokenize(model_path, config.model)
+    limit = config.data.max_prompt_tokens
+    train, train_dropped = tokenize_prompts(raw.train, tokenize, limit)
+    evals, eval_dropped = tokenize_prompts(raw.eval, tokenize, limit)
+    dropped = (*raw.dropped, *train_dropped, *eval_dropped)
+    _require_some(train, raw, dropped)
+    return Inputs(
+        model_path=model_path,
+        train_prompts=train,
+        eval_prompts=evals,
+        rubrics=_of_prompts(raw.rubrics, (*train, *evals)),
+        dropped=dropped,
+        structured_output=structured_output,
+    )
+
+
+def _check_judge(config: Config) -> bool:
+    if config.judge.llm is None:
+        return False
+    from rubric_rl.judging.endpoint import check_endpoint
+
+    return asyncio.run(check_endpoint(config.judge.llm)).structured_output
+
+
+def _require_some(train: Sequence[Prompt], raw: RawPromptSet, dropped: Sequence[Dropped]) -> None:
+    if not train:
+        raise DataError(
+            f"no prompt of data.path={raw.path!r} is left to train on: {describe(dropped)}"
+        )
+
+
+def _of_prompts(rubrics: RubricSet, prompts: Sequence[Prompt]) -> RubricSet:
+    kept = {prompt.prompt_id for prompt in prompts}
+    return RubricSet(
+        version=rubrics.version,
+        rubrics=tuple(rubric for rubric in rubrics.rubrics if rubric.prompt_id in kept),
+    )

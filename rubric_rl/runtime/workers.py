@@ -1,0 +1,286 @@
+"""Start the workers of a plan and wrap them as the controller's pools."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from rubric_rl.config.schema import Config
+from rubric_rl.controller.interfaces import LearnerGroup, WeightSync
+from rubric_rl.learner.spec import LearnerSpec, RankInfo
+from rubric_rl.rollout.engine import EngineSpec
+from rubric_rl.runtime.actors import JudgeWorker, LearnerWorker, RolloutWorker
+from rubric_rl.runtime.cluster import ReservedPlan
+from rubric_rl.runtime.judge_pool import RayJudgePool
+from rubric_rl.runtime.learner_group import RayLearnerGroup
+from rubric_rl.runtime.placement import PlacedActor
+from rubric_rl.runtime.rollout_pool import RayRolloutPool
+from rubric_rl.runtime.waiting import Waiting
+from rubric_rl.runtime.weight_sync import (
+    EngineWeightSync,
+    ObjectStoreWeightSync,
+    RayFleetClient,
+    TurnTakingWeightSync,
+)
+from rubric_rl.weight_sync.spec import SenderSpec
+
+# Judging many samples at once must not keep `ready` from being answered.
+_SPARE_JUDGE_CALLS = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pools:
+    """The running workers, as the controller sees them."""
+
+    rollouts: RayRolloutPool
+    judges: RayJudgePool
+    learner: LearnerGroup
+    weight_sync: WeightSync
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSettings:
+    """What the workers need beside the configuration."""
+
+    model_path: str
+    num_steps: int
+    structured_output: bool
+
+
+async def start_workers(
+    config: Config, settings: WorkerSettings, reserved: ReservedPlan, waiting: Waiting
+) -> Pools:
+    """Start all workers side by side and wait until each is ready."""
+    ranks = _create_learners(config, reserved, waiting.log_dir)
+    engines = _create_rollouts(config, reserved, waiting.log_dir)
+    judges = _create_judges(config, settings, reserved, waiting.log_dir)
+    timeout_s = config.cluster.start_timeout_s
+    gpu_ids = await _colocated_gpus(config, reserved, ranks, waiting)
+    spec = engine_spec(config, settings.model_path)
+    starts = {
+        label: engine.start.remote(config.rollout.engine, spec, gpu_ids[label])
+        for label, engine in engines.items()
+    }
+    starts |= await _start_learners(config, settings, ranks, waiting)
+    starts |= {label: judge.ready.remote() for label, judge in judges.items()}
+    counts = f"{len(ranks)} learner ranks, {len(engines)} rollout and {len(judges)} judge workers"
+    await waiting.all(counts, starts, timeout_s)
+    return Pools(
+        rollouts=RayRolloutPool(
+            engines,
+            waiting,
+            sample_timeout_s=config.cluster.step_timeout_s,
+            takes_turns=_takes_turns(config),
+        ),
+        judges=RayJudgePool(
+            judges,
+            max_in_flight_per_worker=config.judge.max_in_flight_per_worker,
+            timeout_s=config.cluster.step_timeout_s,
+        ),
+        learner=RayLearnerGroup(ranks, waiting, timeout_s=config.cluster.step_timeout_s),
+        weight_sync=await _weight_sync(config, ranks, engines, waiting),
+    )
+
+
+# ----------------------------------------------------------------------------
+# What each worker is given
+
+
+def engine_spec(config: Config, model_path: str) -> EngineSpec:
+    """One rollout engine's settings."""
+    rollout, on_gpu = config.rollout, config.cluster.device == "gpu"
+    return EngineSpec(
+        model_path=model_path,
+        trust_remote_code=config.model.trust_remote_code,
+        dtype=config.rollout_dtype,
+        max_model_tokens=config.max_sequence_tokens,
+        tensor_parallel_size=rollout.tensor_parallel_size,
+        max_concurrent_samples=rollout.max_concurrent_samples,
+        gpu_memory_utilization=rollout.gpu_memory_utilization,
+        kv_cache_gib=rollout.kv_cache_gib,
+        enforce_eager=rollout.enforce_eager,
+        # Queueing a whole step first would hold back a generation that runs ahead.
+        deterministic=rollout.deterministic and config.algorithm.max_staleness == 0,
+        weight_transport=config.weight_transport,
+        sleep_mode=on_gpu and config.cluster.placement == "colocated",
+        seed=config.run.seed,
+        device=config.cluster.device,
+        num_threads=rollout.num_threads or _cores_for(rollout.num_workers),
+    )
+
+
+def learner_spec(config: Config, settings: WorkerSettings) -> LearnerSpec:
+    """What every learner rank is built from."""
+    return LearnerSpec(
+        model_path=settings.model_path,
+        model=config.model,
+        learner=config.learner,
+        algorithm=config.algorithm,
+        num_steps=settings.num_steps,
+        seed=config.run.seed,
+    )
+
+
+def _cores_for(num_workers: int) -> int:
+    return max(1, (os.cpu_count() or 1) // num_workers)
+
+
+def _environment(config: Config, num_threads: int) -> dict[str, dict[str, str]]:
+    variables = {"TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": str(num_threads)}
+    if config.cluster.device == "cpu":
+        # Learner and engines take turns on the cores: a thread that waits for the
+        # others of its team must not spin on a core that someone else needs.
+        variables |= {"OMP_WAIT_POLICY": "passive", "DS_ACCELERATOR": "cpu"}
+    return {"env_vars": variables}
+
+
+def _log_path(log_dir: str, actor: PlacedActor) -> str:
+    return f"{log_dir}/{actor.role}_{actor.index}.log"
+
+
+# ----------------------------------------------------------------------------
+# Actors
+
+
+def _create_learners(config: Config, reserved: ReservedPlan, log_dir: str) -> dict[str, Any]:
+    environment = _environment(config, _learner_threads(config))
+    return {
+        actor.label: reserved.create(
+            actor, LearnerWorker, _log_path(log_dir, actor), runtime_env=environment
+        )
+        for actor in reserved.plan.of("learner")
+    }
+
+
+def _create_rollouts(config: Config, reserved: ReservedPlan, log_dir: str) -> dict[str, Any]:
+    threads = config.rollout.num_threads or _cores_for(config.rollout.num_workers)
+    environment = _environment(config, threads)
+    return {
+        actor.label: reserved.create(
+            actor, RolloutWorker, _log_path(log_dir, actor), runtime_env=environment
+        )
+        for actor in reserved.plan.of("rollout")
+    }
+
+
+def _create_judges(
+    config: Config, settings: WorkerSettings, reserved: ReservedPlan, log_dir: str
+) -> dict[str, Any]:
+    return {
+        actor.label: reserved.create(
+            actor,
+            JudgeWorker,
+            _log_path(log_dir, actor),
+            config.judge,
+            settings.structured_output,
+            max_restarts=-1,
+            max_concurrency=config.judge.max_in_flight_per_worker + _SPARE_JUDGE_CALLS,
+            runtime_env=_judge_environment(config),
+        )
+        for actor in reserved.plan.of("judge")
+    }
+
+
+def _judge_environment(config: Config) -> dict[str, dict[str, str]]:
+    """The endpoint's key reaches judges on other nodes through the actor's environment."""
+    variables = {"OMP_NUM_THREADS": "1"}
+    llm = config.judge.llm
+    if llm is not None and llm.api_key_env is not None and llm.api_key_env in os.environ:
+        variables[llm.api_key_env] = os.environ[llm.api_key_env]
+    return {"env_vars": variables}
+
+
+def _learner_threads(config: Config) -> int:
+    return config.learner.num_threads or _cores_for(config.learner.num_workers)
+
+
+async def _start_learners(
+    config: Config, settings: WorkerSettings, ranks: dict[str, Any], waiting: Waiting
+) -> dict[str, Any]:
+    first = next(iter(ranks))
+    found = await waiting.all(
+        "the first learner rank",
+        {first: ranks[first].address.remote()},
+        config.cluster.start_timeout_s,
+    )
+    address, port = found[first]
+    spec = learner_spec(config, settings)
+    return {
+        label: rank.start.remote(
+            spec,
+            RankInfo(rank=index, num_ranks=len(ranks), master_address=address, master_port=port),
+            _learner_threads(config),
+        )
+        for index, (label, rank) in enumerate(ranks.items())
+    }
+
+
+async def _colocated_gpus(
+    config: Config, reserved: ReservedPlan, ranks: dict[str, Any], waiting: Waiting
+) -> dict[str, list[str]]:
+    """Devices of each engine, where Ray gives it none of its own."""
+    engines = reserved.plan.of("rollout")
+    if config.cluster.device == "cpu" or config.cluster.placement == "disaggregated":
+        return {engine.label: [] for engine in engines}
+    held = await waiting.all(
+        "learner ranks to name their devices",
+        {label: rank.gpu_ids.remote() for label, rank in ranks.items()},
+        config.cluster.start_timeout_s,
+    )
+    gpus_of_bundle = {a.bundles[0]: held[a.label] for a in reserved.plan.of("learner")}
+    return {
+        engine.label: [gpu for bundle in engine.bundles for gpu in gpus_of_bundle[bundle]]
+        for engine in engines
+    }
+
+
+# ----------------------------------------------------------------------------
+# Weight sync
+
+
+def _takes_turns(config: Config) -> bool:
+    return config.cluster.device == "gpu" and config.cluster.placement == "colocated"
+
+
+async def _weight_sync(
+    config: Config, ranks: dict[str, Any], engines: dict[str, Any], waiting: Waiting
+) -> WeightSync:
+    timeout_s = config.cluster.sync_timeout_s
+    if config.weight_transport == "object_store":
+        inner = ObjectStoreWeightSync(ranks, engines, waiting, timeout_s=timeout_s)
+    else:
+        await _connect_engines(config, ranks, engines, waiting)
+        inner = EngineWeightSync(ranks, engines, waiting, timeout_s=timeout_s)
+    if _takes_turns(config):
+        return TurnTakingWeightSync(inner, ranks, waiting, timeout_s=timeout_s)
+    return inner
+
+
+async def _connect_engines(
+    config: Config, ranks: dict[str, Any], engines: dict[str, Any], waiting: Waiting
+) -> None:
+    timeout_s = config.cluster.sync_timeout_s
+    first = next(iter(ranks))
+    found = await waiting.all("learner 0", {first: ranks[first].address.remote()}, timeout_s)
+    address, port = found[first]
+    client = RayFleetClient(
+        engines, processes_per_engine=config.rollout.tensor_parallel_size, timeout_s=timeout_s
+    )
+    assert config.weight_transport != "object_store"
+    refs = {
+        label: rank.connect_engines.remote(
+            SenderSpec(
+                transport=config.weight_transport,
+                rank=index,
+                master_address=address,
+                master_port=port,
+                num_engine_processes=len(engines) * config.rollout.tensor_parallel_size,
+            ),
+            client,
+        )
+        for index, (label, rank) in enumerate(ranks.items())
+    }
+    await waiting.all(
+        f"learner and engines to join over {config.weight_transport}", refs, timeout_s
+    )
