@@ -89,7 +89,7 @@ class Rubric:
     def rubric_id(self) -> str:
         """Hash of the content: equal criteria give an equal id, whatever the version."""
         payload = [
-            [c.cid, c.text, c.weight, c.polarity, c.rule.as_dict() if c.rule else None]
+            [c.cid, c.text, float(c.weight), c.polarity, c.rule.as_dict() if c.rule else None]
             for c in self.criteria
         ]
         text = json.dumps([self.prompt_id, payload], sort_keys=True, ensure_ascii=True)

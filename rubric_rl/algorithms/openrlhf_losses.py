@@ -25,7 +25,8 @@ def _enter_bare_package() -> None:
 if "openrlhf.models" not in sys.modules and importlib.util.find_spec("flash_attn") is None:
     _enter_bare_package()
 
-from openrlhf.models.loss import PolicyLoss, aggregate_loss  # noqa: E402
-from openrlhf.models.utils import compute_approx_kl, masked_mean  # noqa: E402
+# OpenRLHF ships no type stubs.
+from openrlhf.models.loss import PolicyLoss, aggregate_loss  # noqa: E402 # pyright: ignore[reportMissingTypeStubs]
+from openrlhf.models.utils import compute_approx_kl, masked_mean  # noqa: E402 # pyright: ignore[reportMissingTypeStubs]
 
 __all__ = ["PolicyLoss", "aggregate_loss", "compute_approx_kl", "masked_mean"]

@@ -73,10 +73,10 @@ def grpo_loss(
         config: clip range, KL form and weight, aggregation.
     """
     detached = log_probs.detach()
-    old = rollout_log_probs if config.old_log_probs == "rollout" else detached
     # Padding holds zeros on one side only; equal values there keep exp() finite.
-    old = torch.where(mask > 0, old, detached)
+    rollout = torch.where(mask > 0, rollout_log_probs, detached)
     reference = torch.where(mask > 0, reference_log_probs, detached)
+    old = rollout if config.old_log_probs == "rollout" else detached
     advantages_BT = advantages.unsqueeze(-1).expand_as(log_probs)
     token_level = config.loss_aggregation == "token"
 
@@ -106,7 +106,7 @@ def grpo_loss(
         loss=loss,
         kl_sum=(compute_approx_kl(detached, reference, kl_estimator="k3") * mask).sum(),
         clipped_sum=_clipped(detached, old, advantages_BT, config).mul(mask).sum(),
-        gap_sum=((rollout_log_probs - detached).abs() * mask).sum(),
+        gap_sum=((rollout - detached).abs() * mask).sum(),
     )
 
 

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rubric_rl.config.schema import ModelConfig
 from rubric_rl.data.small_model import BUILTIN_NAME, prepare_small_model
 from rubric_rl.errors import ModelError
 from rubric_rl.types import PromptRecord
 
-Tokenize = Callable[[PromptRecord], list[int]]
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyTokenizer:
+    """What the run needs of the policy's tokenizer."""
+
+    tokenize: Callable[[PromptRecord], list[int]]
+    """Token ids of the chat-templated prompt, generation prompt included."""
+    stop_token_ids: tuple[int, ...]
+    """End of sequence, and the end of a turn in the chat template where that is another."""
 
 
 def resolve_model_path(config: ModelConfig) -> str:
@@ -38,8 +48,8 @@ def resolve_model_path(config: ModelConfig) -> str:
     return str(path)
 
 
-def load_tokenize(model_path: str, config: ModelConfig) -> Tokenize:
-    """A function that turns a prompt into token ids by the model's chat template.
+def load_tokenizer(model_path: str, config: ModelConfig) -> PolicyTokenizer:
+    """The tokenizer of a model directory, with its chat template.
 
     Raises:
         ModelError: there is no tokenizer, or it has no chat template or no
@@ -75,7 +85,21 @@ def load_tokenize(model_path: str, config: ModelConfig) -> Tokenize:
         text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
         return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    return tokenize
+    stops = {tokenizer.eos_token_id, *_end_of_turn(tokenizer)}
+    return PolicyTokenizer(tokenize=tokenize, stop_token_ids=tuple(sorted(stops)))
+
+
+def _end_of_turn(tokenizer: Any) -> list[int]:
+    """The special token that the chat template puts after an assistant's words.
+
+    A base model's end of sequence is often not the token that ends its turns, and
+    an engine that stops at the former only would let it write both sides.
+    """
+    marker = "the words of the assistant"
+    messages = [{"role": "user", "content": "words"}, {"role": "assistant", "content": marker}]
+    text = tokenizer.apply_chat_template(messages, tokenize=False)
+    after = tokenizer(text.partition(marker)[2].lstrip(), add_special_tokens=False)["input_ids"]
+    return [i for i in after[:1] if i in tokenizer.all_special_ids]
 
 
 def _first_line(err: Exception) -> str:

@@ -7,8 +7,8 @@ from typing import Any
 from rubric_rl.config.schema import LearnerConfig
 
 
-def deepspeed_config(config: LearnerConfig) -> dict[str, Any]:
-    """Training configuration.
+def deepspeed_config(config: LearnerConfig, device_type: str) -> dict[str, Any]:
+    """Training configuration on `cpu` or `cuda`.
 
     The learner owns the accumulation boundary: it calls `backward` for as many
     micro-batches as the step needs and `step` once.
@@ -23,6 +23,9 @@ def deepspeed_config(config: LearnerConfig) -> dict[str, Any]:
     if config.zero_stage == 3:
         # Checkpoints hold shards; the gathered model is exported apart.
         zero["stage3_gather_16bit_weights_on_model_save"] = False
+        # Gathering several parameters, DeepSpeed waits for the last of them only. NCCL
+        # finishes in order, gloo does not: others would be read before they have arrived.
+        zero["stage3_allgather_sequential"] = device_type == "cpu"
     return {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,

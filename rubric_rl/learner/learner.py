@@ -69,7 +69,7 @@ class Learner:
         engine, *_ = deepspeed.initialize(
             model=model,
             optimizer=optimizer,
-            config=deepspeed_config(config),
+            config=deepspeed_config(config, self.device.type),
             # DeepSpeed's signature names the base class that torch has deprecated.
             lr_scheduler=cast("torch.optim.lr_scheduler._LRScheduler", scheduler),
         )

@@ -19,6 +19,8 @@ class EngineSpec:
     """All that an engine is built from."""
 
     model_path: str
+    stop_token_ids: tuple[int, ...]
+    """A completion ends with the first of these; it is part of the completion."""
     trust_remote_code: bool
     dtype: str
     max_model_tokens: int

@@ -50,7 +50,7 @@ class TransformersEngine:
         )
         nn.Module.to(self._model, self._device)
         self._model.eval()
-        self._eos_ids = _eos_ids(self._model, self._tokenizer)
+        self._stop_token_ids = frozenset(spec.stop_token_ids)
         self._policy_version = 0
         self._lock = asyncio.Lock()
 
@@ -116,7 +116,7 @@ class TransformersEngine:
             row.token_ids.append(token_id)
             row.log_probs.append(float(log_probs_V[token_id]))
             next_ids.append(token_id)
-            if token_id in self._eos_ids:
+            if token_id in self._stop_token_ids:
                 row.finish_reason = "stop"
             elif len(row.token_ids) >= row.request.max_new_tokens:
                 row.finish_reason = "length"
@@ -165,9 +165,3 @@ class TransformersEngine:
 
     def close(self) -> None:
         """Nothing to close."""
-
-
-def _eos_ids(model: Any, tokenizer: Any) -> frozenset[int]:
-    configured = model.generation_config.eos_token_id
-    ids = configured if isinstance(configured, list) else [configured]
-    return frozenset(i for i in [*ids, tokenizer.eos_token_id] if i is not None)

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
 
 
+# Prompt tokens that go through the model at once on CPU.
+_PREFILL_TOKENS = 2048
+
+
 def engine_arguments(spec: EngineSpec) -> dict[str, Any]:
     """Keyword arguments of vLLM's `AsyncEngineArgs`, weight transfer apart."""
     arguments: dict[str, Any] = {
@@ -36,7 +40,12 @@ def engine_arguments(spec: EngineSpec) -> dict[str, Any]:
         "seed": spec.seed,
         "disable_log_stats": True,
     }
-    if spec.device == "gpu":
+    if spec.device == "cpu":
+        # A chunked prefill makes vLLM rewind the request's random generator, which
+        # a CPU generator can't do: the engine would die on the first seeded request.
+        arguments["enable_chunked_prefill"] = False
+        arguments["max_num_batched_tokens"] = max(_PREFILL_TOKENS, spec.max_model_tokens)
+    else:
         arguments["gpu_memory_utilization"] = spec.gpu_memory_utilization
         arguments["enable_sleep_mode"] = spec.sleep_mode
     return arguments
@@ -47,11 +56,17 @@ def engine_environment(spec: EngineSpec) -> dict[str, str]:
     environment = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "INFO"}
     if spec.device == "cpu":
         environment |= {
+            # Lets the engine's process run the model itself (`uni`): on CPU vLLM would
+            # otherwise start one more process, which costs another import of vLLM.
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
             "VLLM_CPU_KVCACHE_SPACE": str(max(1, round(spec.kv_cache_gib))),
             "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
             "OMP_NUM_THREADS": str(spec.num_threads),
         }
+    if spec.weight_transport == "ipc":
+        # CUDA IPC handles cross to the engine's process pickled.
+        environment["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"
     return environment
 
 
@@ -137,6 +152,7 @@ class VllmEngine:
             temperature=request.temperature,
             max_tokens=request.max_new_tokens,
             seed=request.seed,
+            stop_token_ids=list(self._spec.stop_token_ids),
             logprobs=0,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )

@@ -7,7 +7,7 @@ so that the driver can import this module without torch or vLLM.
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -187,8 +187,16 @@ class JudgeWorker:
     All of it is in the constructor, so that a restarted actor is whole again.
     """
 
-    def __init__(self, log_path: str, config: JudgeConfig, structured_output: bool) -> None:
+    def __init__(
+        self,
+        log_path: str,
+        config: JudgeConfig,
+        structured_output: bool,
+        secrets: Mapping[str, str],
+    ) -> None:
+        """`secrets`: environment variables to set, such as the endpoint's key."""
         redirect_output(log_path)
+        os.environ.update(secrets)
         from rubric_rl.judging.judge import LlmJudge, RubricJudge
 
         llm = None

@@ -20,7 +20,8 @@ from ray.util.placement_group import (
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from rubric_rl.config.schema import ClusterConfig
-from rubric_rl.runtime.placement import PlacedActor, PlacementPlan, bind_to_nodes
+from rubric_rl.errors import WorkerTimeoutError
+from rubric_rl.runtime.placement import PlacedActor, PlacementPlan, bind_to_nodes, describe
 from rubric_rl.runtime.waiting import Waiting
 
 
@@ -35,7 +36,8 @@ def ray_cluster(config: ClusterConfig) -> Iterator[None]:
     ray.init(
         # None reads RAY_ADDRESS, and starts a local cluster if it isn't set.
         address=None if config.address == "auto" else config.address,
-        include_dashboard=False if config.address == "local" else None,
+        # Of a cluster started here only; its dozen processes cost a small machine dear.
+        include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.ERROR,
         configure_logging=False,
@@ -80,15 +82,34 @@ class ReservedPlan:
 
 
 async def reserve(plan: PlacementPlan, waiting: Waiting, timeout_s: float) -> ReservedPlan:
-    """Reserve the plan's bundles. Others may hold resources, so the wait is bounded."""
+    """Reserve the plan's bundles.
+
+    Raises:
+        WorkerTimeoutError: others held the resources for `timeout_s`.
+        PlacementError: see `bind_to_nodes`.
+    """
     group = placement_group([b.resources for b in plan.bundles], strategy=plan.strategy)
     try:
-        await waiting.all(
-            f"{len(plan.bundles)} bundles of the cluster", {"ray": group.ready()}, timeout_s
-        )
+        await _reserved(plan, group, waiting, timeout_s)
         table = await asyncio.to_thread(placement_group_table, group)
         nodes = [table["bundles_to_node_id"][i] for i in range(len(plan.bundles))]
         return ReservedPlan(plan=bind_to_nodes(plan, nodes), group=group)
     except BaseException:
         remove_placement_group(group)
         raise
+
+
+async def _reserved(
+    plan: PlacementPlan, group: PlacementGroup, waiting: Waiting, timeout_s: float
+) -> None:
+    try:
+        what = f"the cluster to reserve {plan.workers}"
+        await waiting.all(what, {"Ray": group.ready()}, timeout_s)
+    except WorkerTimeoutError:
+        free = await asyncio.to_thread(ray.available_resources)
+        raise WorkerTimeoutError(
+            f"waited {timeout_s:.0f} s for the cluster to reserve {plan.workers}: "
+            f"{free.get('CPU', 0.0):g} CPUs and {free.get('GPU', 0.0):g} GPUs are free, others "
+            "hold the rest. Wait until they end, lower what the workers reserve (below), or raise "
+            f"cluster.start_timeout_s\n{describe(plan)}"
+        ) from None

@@ -114,6 +114,7 @@ async def _train(run: _Run) -> int:
         stack.callback(reserved.release)
         settings = WorkerSettings(
             model_path=run.inputs.model_path,
+            stop_token_ids=run.inputs.stop_token_ids,
             num_steps=total,
             structured_output=run.inputs.structured_output,
         )

@@ -89,6 +89,11 @@ class PlacementPlan:
         return tuple(actor for actor in self.actors if bundle in actor.bundles)
 
     @property
+    def workers(self) -> str:
+        """As in `1 learner rank, 1 rollout worker, 2 judge workers`."""
+        return ", ".join(_counted(len(self.of(role)), noun) for role, noun in _NOUNS.items())
+
+    @property
     def same_node(self) -> tuple[tuple[int, ...], ...]:
         """Sets of bundles that must be on one node: engines that span more than one."""
         return tuple(actor.bundles for actor in self.actors if len(actor.bundles) > 1)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from rubric_rl.config.schema import Config
 from rubric_rl.data.prompt_set import RawPromptSet, describe, load_prompt_set, tokenize_prompts
 from rubric_rl.data.records import Dropped
-from rubric_rl.data.tokenizing import load_tokenize, resolve_model_path
+from rubric_rl.data.tokenizing import load_tokenizer, resolve_model_path
 from rubric_rl.errors import DataError
 from rubric_rl.judging.judge import check_rubrics
 from rubric_rl.rubrics.rubric_set import RubricSet
@@ -26,6 +26,7 @@ class Inputs:
     """What a run works on, checked."""
 
     model_path: str
+    stop_token_ids: tuple[int, ...]
     train_prompts: tuple[Prompt, ...]
     eval_prompts: tuple[Prompt, ...]
     rubrics: RubricSet
@@ -53,14 +54,15 @@ def check_inputs(config: Config) -> Inputs:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     structured_output = _check_judge(config)
     model_path = resolve_model_path(config.model)
-    tokenize = load_tokenize(model_path, config.model)
+    tokenizer = load_tokenizer(model_path, config.model)
     limit = config.data.max_prompt_tokens
-    train, train_dropped = tokenize_prompts(raw.train, tokenize, limit)
-    evals, eval_dropped = tokenize_prompts(raw.eval, tokenize, limit)
+    train, train_dropped = tokenize_prompts(raw.train, tokenizer.tokenize, limit)
+    evals, eval_dropped = tokenize_prompts(raw.eval, tokenizer.tokenize, limit)
     dropped = (*raw.dropped, *train_dropped, *eval_dropped)
     _require_some(train, raw, dropped)
     return Inputs(
         model_path=model_path,
+        stop_token_ids=tokenizer.stop_token_ids,
         train_prompts=train,
         eval_prompts=evals,
         rubrics=_of_prompts(raw.rubrics, (*train, *evals)),

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+import time
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import ray
+import ray.exceptions
 
 from rubric_rl.errors import WorkerTimeoutError
-from rubric_rl.runtime.waiting import Waiting, converted
+from rubric_rl.runtime.waiting import Waiting, cancelled, converted
 from rubric_rl.types import RolloutRequest, Sample
+
+# A cancelled generation ends in milliseconds; a worker that hangs never answers.
+_CANCEL_TIMEOUT_S = 5.0
 
 
 class RayRolloutPool:
@@ -31,73 +37,99 @@ class RayRolloutPool:
         self._takes_turns = takes_turns
 
     async def generate(self, requests: Sequence[RolloutRequest]) -> AsyncIterator[Sample]:
-        """See `RolloutPool.generate`.
+        """See `RolloutPool.generate`. Ends when every worker has ended its generation.
 
         Raises:
             WorkerTimeoutError: no sample came for `sample_timeout_s`.
             WorkerDiedError: a worker failed.
         """
-        queue: asyncio.Queue[Sample] = asyncio.Queue()
+        queue: asyncio.Queue[Sample | None] = asyncio.Queue()
         shares = split_by_prompt(requests, list(self._workers))
         streams = {
             asyncio.create_task(self._stream(label, share, queue)): label
             for label, share in shares.items()
         }
         try:
-            for _ in requests:
-                yield await self._next(queue, streams)
+            num_ended = 0
+            while num_ended < len(streams):
+                sample = await self._next(queue, streams)
+                if sample is None:
+                    num_ended += 1
+                else:
+                    yield sample
         finally:
-            for stream in streams:
-                stream.cancel()
-            await asyncio.gather(*streams, return_exceptions=True)
+            await cancelled(streams)
 
     async def _stream(
-        self, label: str, share: Sequence[RolloutRequest], queue: asyncio.Queue[Sample]
+        self, label: str, share: Sequence[RolloutRequest], queue: asyncio.Queue[Sample | None]
     ) -> None:
+        """Put a worker's samples into the queue, then None."""
         worker = self._workers[label]
         stream = worker.generate.options(num_returns="streaming").remote(share)
 
         async def drain() -> None:
+            num_samples = 0
             async for ref in stream:
-                await queue.put(await ref)
+                queue.put_nowait(await ref)
+                num_samples += 1
+            assert num_samples == len(share), (
+                f"{label} ended its generation after {num_samples} of {len(share)} samples"
+            )
+            queue.put_nowait(None)
 
         try:
             await converted(label, self._waiting.log_dir, drain())
         except asyncio.CancelledError:
-            ray.cancel(stream)
+            await _cancel(stream)
             raise
 
     async def _next(
-        self, queue: asyncio.Queue[Sample], streams: Mapping[asyncio.Task[None], str]
-    ) -> Sample:
-        """The next sample of any worker, or the error of the first that failed."""
+        self, queue: asyncio.Queue[Sample | None], streams: Mapping[asyncio.Task[None], str]
+    ) -> Sample | None:
+        """What comes next from any worker, or the error of one that failed."""
+        deadline = time.monotonic() + self._sample_timeout_s
         getter = asyncio.create_task(queue.get())
-        watched: set[asyncio.Task[Any]] = {s for s in streams if not s.done()} | {getter}
         try:
-            while not getter.done():
+            while True:
+                _raise_failure(streams)
+                if getter.done():
+                    return getter.result()
                 done, _ = await asyncio.wait(
-                    watched,
-                    timeout=self._sample_timeout_s,
+                    {getter, *(stream for stream in streams if not stream.done())},
+                    timeout=deadline - time.monotonic(),
                     return_when=asyncio.FIRST_COMPLETED,
                 )
                 if not done:
-                    labels = ", ".join(streams[s] for s in streams if not s.done())
-                    raise WorkerTimeoutError(
-                        f"waited {self._sample_timeout_s:.0f} s for the next sample of {labels}: "
-                        "see their logs, or raise cluster.step_timeout_s"
-                    )
-                for stream in done - {getter}:
-                    stream.result()
-                watched -= done - {getter}
-            return getter.result()
+                    raise self._out_of_time(streams)
         finally:
             getter.cancel()
+
+    def _out_of_time(self, streams: Mapping[asyncio.Task[None], str]) -> WorkerTimeoutError:
+        silent = ", ".join(label for stream, label in streams.items() if not stream.done())
+        return WorkerTimeoutError(
+            f"waited {self._sample_timeout_s:.0f} s for the next sample of {silent}. Logs are in "
+            f"{self._waiting.log_dir}; if they show progress, raise cluster.step_timeout_s"
+        )
 
     async def release_memory(self) -> None:
         """Put colocated engines to sleep; the next weight sync wakes them."""
         if self._takes_turns:
             refs = {label: worker.sleep.remote() for label, worker in self._workers.items()}
             await self._waiting.all("engines to sleep", refs, self._sample_timeout_s)
+
+
+def _raise_failure(streams: Iterable[asyncio.Task[None]]) -> None:
+    for stream in streams:
+        if stream.done():
+            stream.result()
+
+
+async def _cancel(stream: Any) -> None:
+    """End a generation on its worker, and wait for that within reason."""
+    ray.cancel(stream)
+    with suppress(TimeoutError, ray.exceptions.RayError):
+        async with asyncio.timeout(_CANCEL_TIMEOUT_S):
+            await stream.completed()
 
 
 def split_by_prompt(

@@ -8,8 +8,9 @@ as this package's errors, with the actor's log named.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -17,6 +18,8 @@ import ray
 import ray.exceptions
 
 from rubric_rl.errors import RubricRLError, WorkerDiedError, WorkerTimeoutError
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -53,8 +56,7 @@ class Waiting:
         try:
             return await self._collect(what, tasks, timeout_s)
         finally:
-            for task in tasks:
-                task.cancel()
+            await cancelled(tasks)
 
     async def _collect(
         self, what: str, tasks: Mapping[asyncio.Task[T], str], timeout_s: float
@@ -74,8 +76,10 @@ class Waiting:
                 timeout=min(_SHOW_EVERY_S, timeout_s - elapsed),
                 return_when=asyncio.FIRST_EXCEPTION,
             )
-            for task in done:
-                task.result()  # raise at once, not when the last one answers
+            # Raise at once, not when the last one answers; of several the first by order.
+            for task in tasks:
+                if task in done:
+                    task.result()
             if pending:
                 elapsed = time.monotonic() - started
                 ready = len(tasks) - len(pending)
@@ -95,15 +99,32 @@ async def converted(label: str, log_dir: str, call: Coroutine[Any, Any, T]) -> T
     """The boundary at which an actor's failure becomes an error of this package."""
     try:
         return await call
-    except ray.exceptions.RayTaskError as err:
-        cause = err.cause
-        if isinstance(cause, RubricRLError):
-            raise cause from None
-        raise WorkerDiedError(
-            f"{label} failed: {type(cause).__name__}: {cause}. Its log is in {log_dir}"
-        ) from err
-    except ray.exceptions.RayActorError as err:
-        raise WorkerDiedError(
-            f"the process of {label} ended unexpectedly (out of memory is the usual reason). Its "
-            f"log is in {log_dir}"
-        ) from err
+    except ray.exceptions.RayError as err:
+        raise as_own_error(label, log_dir, err) from None
+
+
+def as_own_error(label: str, log_dir: str, err: ray.exceptions.RayError) -> RubricRLError:
+    """What an actor raised, if it is of this package; else WorkerDiedError, in words.
+
+    Ray's text, with the actor's traceback, goes to the log.
+    """
+    cause = err.cause if isinstance(err, ray.exceptions.RayTaskError) else None
+    if isinstance(cause, RubricRLError):
+        return cause
+    logger.info("%s failed:\n%s", label, err)
+    if cause is not None:
+        what = f"{label} failed: {type(cause).__name__}: {cause}"
+    elif not isinstance(err, ray.exceptions.RayActorError):
+        what = f"{label} failed: {type(err).__name__}: {err}"
+    elif err.actor_init_failed:
+        what = f"{label} could not be created: {str(err).splitlines()[-1]}"
+    else:
+        what = f"the process of {label} ended unexpectedly (out of memory is the usual reason)"
+    return WorkerDiedError(f"{what}. Its log is in {log_dir}")
+
+
+async def cancelled(tasks: Collection[asyncio.Task[Any]]) -> None:
+    """Cancel tasks and see them end: none is left behind, none ends with an unread error."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

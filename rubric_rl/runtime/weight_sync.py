@@ -13,9 +13,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import ray
+import ray.exceptions
 
 from rubric_rl.errors import WeightSyncError
-from rubric_rl.runtime.waiting import Waiting
+from rubric_rl.runtime.waiting import Waiting, as_own_error
 from rubric_rl.types import SyncReport
 
 
@@ -108,10 +109,16 @@ class RayFleetClient:
     """
 
     def __init__(
-        self, engines: Mapping[str, Any], *, processes_per_engine: int, timeout_s: float
+        self,
+        engines: Mapping[str, Any],
+        *,
+        processes_per_engine: int,
+        log_dir: str,
+        timeout_s: float,
     ) -> None:
         self._engines = dict(engines)
         self._processes_per_engine = processes_per_engine
+        self._log_dir = log_dir
         self._timeout_s = timeout_s
         self.policy_version = 0
         """Set before each send: vLLM's engines do not hand it through."""
@@ -148,13 +155,23 @@ class RayFleetClient:
         }
 
     def _wait(self, what: str, refs: Mapping[str, Any]) -> None:
-        ready, pending = ray.wait(
-            list(refs.values()), num_returns=len(refs), timeout=self._timeout_s
-        )
-        if pending:
-            names = ", ".join(label for label, ref in refs.items() if ref in pending)
-            raise WeightSyncError(
-                f"waited {self._timeout_s:.0f} s for engines to {what}; no answer from {names}. "
-                "See their logs, or raise cluster.sync_timeout_s"
-            )
-        ray.get(ready)
+        """An engine's error is raised at once: the others may wait for that engine."""
+        label_of = {ref: label for label, ref in refs.items()}
+        deadline = time.monotonic() + self._timeout_s
+        pending = list(label_of)
+        while pending:
+            ready, pending = ray.wait(pending, timeout=max(0.0, deadline - time.monotonic()))
+            if not ready:
+                names = ", ".join(label_of[ref] for ref in pending)
+                raise WeightSyncError(
+                    f"waited {self._timeout_s:.0f} s for engines to {what}; no answer from "
+                    f"{names}. See their logs, or raise cluster.sync_timeout_s"
+                )
+            for ref in ready:
+                self._get(label_of[ref], ref)
+
+    def _get(self, label: str, ref: Any) -> None:
+        try:
+            ray.get(ref)
+        except ray.exceptions.RayError as err:
+            raise as_own_error(label, self._log_dir, err) from None

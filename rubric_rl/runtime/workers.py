@@ -25,6 +25,14 @@ from rubric_rl.runtime.weight_sync import (
 )
 from rubric_rl.weight_sync.spec import SenderSpec
 
+# glibc gives large blocks back to the kernel when they are freed. A step allocates
+# the same blocks over and over; the page faults took a seventh of the CPU time.
+_KEEP_MEMORY = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 40),
+    "MALLOC_TOP_PAD_": str(64 << 20),
+}
+
 # Judging many samples at once must not keep `ready` from being answered.
 _SPARE_JUDGE_CALLS = 8
 
@@ -44,6 +52,7 @@ class WorkerSettings:
     """What the workers need beside the configuration."""
 
     model_path: str
+    stop_token_ids: tuple[int, ...]
     num_steps: int
     structured_output: bool
 
@@ -55,17 +64,15 @@ async def start_workers(
     ranks = _create_learners(config, reserved, waiting.log_dir)
     engines = _create_rollouts(config, reserved, waiting.log_dir)
     judges = _create_judges(config, settings, reserved, waiting.log_dir)
-    timeout_s = config.cluster.start_timeout_s
     gpu_ids = await _colocated_gpus(config, reserved, ranks, waiting)
-    spec = engine_spec(config, settings.model_path)
+    spec = engine_spec(config, settings)
     starts = {
         label: engine.start.remote(config.rollout.engine, spec, gpu_ids[label])
         for label, engine in engines.items()
     }
     starts |= await _start_learners(config, settings, ranks, waiting)
     starts |= {label: judge.ready.remote() for label, judge in judges.items()}
-    counts = f"{len(ranks)} learner ranks, {len(engines)} rollout and {len(judges)} judge workers"
-    await waiting.all(counts, starts, timeout_s)
+    await waiting.all(reserved.plan.workers, starts, config.cluster.start_timeout_s)
     return Pools(
         rollouts=RayRolloutPool(
             engines,
@@ -87,11 +94,12 @@ async def start_workers(
 # What each worker is given
 
 
-def engine_spec(config: Config, model_path: str) -> EngineSpec:
+def engine_spec(config: Config, settings: WorkerSettings) -> EngineSpec:
     """One rollout engine's settings."""
     rollout, on_gpu = config.rollout, config.cluster.device == "gpu"
     return EngineSpec(
-        model_path=model_path,
+        model_path=settings.model_path,
+        stop_token_ids=settings.stop_token_ids,
         trust_remote_code=config.model.trust_remote_code,
         dtype=config.rollout_dtype,
         max_model_tokens=config.max_sequence_tokens,
@@ -131,7 +139,7 @@ def _environment(config: Config, num_threads: int) -> dict[str, dict[str, str]]:
     if config.cluster.device == "cpu":
         # Learner and engines take turns on the cores: a thread that waits for the
         # others of its team must not spin on a core that someone else needs.
-        variables |= {"OMP_WAIT_POLICY": "passive", "DS_ACCELERATOR": "cpu"}
+        variables |= {"OMP_WAIT_POLICY": "passive", "DS_ACCELERATOR": "cpu", **_KEEP_MEMORY}
     return {"env_vars": variables}
 
 
@@ -174,21 +182,25 @@ def _create_judges(
             _log_path(log_dir, actor),
             config.judge,
             settings.structured_output,
+            judge_secrets(config),
             max_restarts=-1,
             max_concurrency=config.judge.max_in_flight_per_worker + _SPARE_JUDGE_CALLS,
-            runtime_env=_judge_environment(config),
+            runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}},
         )
         for actor in reserved.plan.of("judge")
     }
 
 
-def _judge_environment(config: Config) -> dict[str, dict[str, str]]:
-    """The endpoint's key reaches judges on other nodes through the actor's environment."""
-    variables = {"OMP_NUM_THREADS": "1"}
+def judge_secrets(config: Config) -> dict[str, str]:
+    """Environment variables that carry the endpoint's key to judges on other nodes.
+
+    An argument of the actor, not its runtime environment: Ray writes that to its
+    logs and shows it in its dashboard.
+    """
     llm = config.judge.llm
-    if llm is not None and llm.api_key_env is not None and llm.api_key_env in os.environ:
-        variables[llm.api_key_env] = os.environ[llm.api_key_env]
-    return {"env_vars": variables}
+    if llm is None or llm.api_key_env is None or llm.api_key_env not in os.environ:
+        return {}
+    return {llm.api_key_env: os.environ[llm.api_key_env]}
 
 
 def _learner_threads(config: Config) -> int:
@@ -265,7 +277,10 @@ async def _connect_engines(
     found = await waiting.all("learner 0", {first: ranks[first].address.remote()}, timeout_s)
     address, port = found[first]
     client = RayFleetClient(
-        engines, processes_per_engine=config.rollout.tensor_parallel_size, timeout_s=timeout_s
+        engines,
+        processes_per_engine=config.rollout.tensor_parallel_size,
+        log_dir=waiting.log_dir,
+        timeout_s=timeout_s,
     )
     assert config.weight_transport != "object_store"
     refs = {
