@@ -20,6 +20,10 @@ os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else
 
 import deepspeed
 from deepspeed.runtime.zero.offload_config import OffloadStateTypeEnum
+from deepspeed.runtime.zero.offload_states import (
+    offload_optimizer_states,
+    reload_optimizer_states,
+)
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -255,17 +259,19 @@ class Learner:
         dist.barrier()
 
     def offload(self) -> None:
-        """Move optimizer state and gradients to the host, so that a colocated engine has
-        room; the next `update` brings them back. The weights stay, for the next sync."""
+        """Under ZeRO-3, move Adam's moments and gradients to the host, so that a colocated
+        engine has room; the next `update` brings them back. The weights stay, for the next
+        sync."""
         if self.spec.learner.zero_stage == 3 and not self._offloaded:
             self._engine.offload_states(
                 include=[
-                    OffloadStateTypeEnum.optim_states,
-                    OffloadStateTypeEnum.hp_params,
                     OffloadStateTypeEnum.lp_grads,
                     OffloadStateTypeEnum.contiguous_grad_buffer,
                 ]
             )
+            # DeepSpeed's method moves optimizer state for its own FusedAdam only.
+            if not self.spec.learner.offload_optimizer:
+                offload_optimizer_states(self._engine.basic_optimizer, torch.device("cpu"))
             self._offloaded = True
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -273,6 +279,8 @@ class Learner:
     def _bring_back(self) -> None:
         if self._offloaded:
             self._engine.reload_states()
+            if not self.spec.learner.offload_optimizer:
+                reload_optimizer_states(self._engine.basic_optimizer, self.device)
             self._offloaded = False
 
     def close(self) -> None:

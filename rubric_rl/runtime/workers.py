@@ -60,19 +60,26 @@ class WorkerSettings:
 async def start_workers(
     config: Config, settings: WorkerSettings, reserved: ReservedPlan, waiting: Waiting
 ) -> Pools:
-    """Start all workers side by side and wait until each is ready."""
+    """Start the workers side by side and wait until each is ready.
+
+    Colocated on GPU the learner comes first: it holds a whole model for a moment
+    before ZeRO shards it, and an engine measures free memory when it starts.
+    """
+    timeout_s = config.cluster.start_timeout_s
     ranks = _create_learners(config, reserved, waiting.log_dir)
     engines = _create_rollouts(config, reserved, waiting.log_dir)
     judges = _create_judges(config, settings, reserved, waiting.log_dir)
     gpu_ids = await _colocated_gpus(config, reserved, ranks, waiting)
+    starts = await _start_learners(config, settings, ranks, waiting)
+    if _takes_turns(config):
+        await waiting.all("the learner to start", starts, timeout_s)
     spec = engine_spec(config, settings)
-    starts = {
+    starts |= {
         label: engine.start.remote(config.rollout.engine, spec, gpu_ids[label])
         for label, engine in engines.items()
     }
-    starts |= await _start_learners(config, settings, ranks, waiting)
     starts |= {label: judge.ready.remote() for label, judge in judges.items()}
-    await waiting.all(reserved.plan.workers, starts, config.cluster.start_timeout_s)
+    await waiting.all(reserved.plan.workers, starts, timeout_s)
     return Pools(
         rollouts=RayRolloutPool(
             engines,

@@ -1,0 +1,81 @@
+"""Learner ranks as one learner."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rubric_rl.errors import LearnerDivergedError, WorkerDiedError
+from rubric_rl.runtime.learner_group import RayLearnerGroup
+from rubric_rl.types import UpdateResult
+
+from .builders import LOG_DIR, make_batch, make_waiting, run
+from .fakes import FakeLearnerWorker
+
+
+def make_group(ranks: dict[str, Any]) -> RayLearnerGroup:
+    return RayLearnerGroup(ranks, make_waiting(), timeout_s=40.0)
+
+
+async def update(ranks: dict[str, Any], trouble: str = "none") -> UpdateResult:
+    for rank in ranks.values():
+        await rank.script.remote(trouble)
+    return await make_group(ranks).update(make_batch())
+
+
+def test_every_rank_updates_and_rank_0_speaks_for_them(ranks: dict[str, Any]) -> None:
+    async def work() -> tuple[UpdateResult, list[list[str]]]:
+        result = await update(ranks)
+        return result, [await rank.events.remote() for rank in ranks.values()]
+
+    result, events = run(work())
+    assert (result.policy_version, result.loss) == (1, 0.0)  # a rank's loss is its number
+    assert events == [["update 1"], ["update 1"]]
+
+
+def test_a_saved_learner_is_loaded_at_its_version(ranks: dict[str, Any], tmp_path: Path) -> None:
+    async def work() -> int:
+        await update(ranks)
+        await make_group(ranks).save(tmp_path)
+        for rank in ranks.values():
+            await rank.script.remote()
+        return await make_group(ranks).load(tmp_path)
+
+    assert run(work()) == 1
+
+
+def test_divergence_arrives_as_it_was_raised(ranks: dict[str, Any]) -> None:
+    with pytest.raises(LearnerDivergedError, match=r"^the loss is nan$") as raised:
+        run(update(ranks, "diverges"))
+    assert type(raised.value) is LearnerDivergedError
+
+
+def test_what_else_a_rank_raises_is_told_with_its_name_and_log(
+    ranks: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    message = f"learner 0 failed: KeyError: 'no such parameter'. Its log is in {LOG_DIR}"
+    with caplog.at_level("INFO"), pytest.raises(WorkerDiedError, match=f"^{message}$"):
+        run(update(ranks, "raises"))
+    assert "fakes.py" in caplog.text  # the traceback is in the run's log
+
+
+def test_the_death_of_a_rank_is_told_at_once_while_another_is_blocked(
+    start: Any, log_dir: Path
+) -> None:
+    ranks = {
+        f"learner {i}": start(FakeLearnerWorker, f"{log_dir}/learner_{i}_dying.log", i)
+        for i in range(2)
+    }
+
+    async def work() -> float:
+        await ranks["learner 0"].script.remote("blocks")
+        await ranks["learner 1"].script.remote("dies")
+        began = time.monotonic()
+        with pytest.raises(WorkerDiedError, match="the process of learner 1 ended unexpectedly"):
+            await make_group(ranks).update(make_batch())
+        return time.monotonic() - began
+
+    assert run(work()) < 15  # not the 40 s of the limit

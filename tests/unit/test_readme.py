@@ -1,0 +1,38 @@
+"""The README tells what is true: its tables and commands are those of the code."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from rubric_rl.config.compose import compose
+from rubric_rl.observability.metrics import markdown_table
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def commands() -> list[str]:
+    blocks = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [line for line in lines if line.startswith("rubric-rl train")]
+
+
+def test_the_metrics_table_is_the_list_of_metrics():
+    assert markdown_table().strip() in README
+
+
+def test_there_are_commands_to_check():
+    assert len(commands()) >= 5
+
+
+@pytest.mark.parametrize("command", commands())
+def test_every_training_command_composes(command: str):
+    words = shlex.split(command, comments=True)[2:]
+    compose([word for word in words if not word.startswith("-") and word != "job"])
+
+
+def test_every_file_of_the_layout_exists():
+    for path in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (ROOT / path).exists(), path
