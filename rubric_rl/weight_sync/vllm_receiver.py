@@ -66,6 +66,27 @@ class ObjectStoreWeightTransferEngine(
         from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
 
         finalize_layerwise_reload(self.model, self.model_config)
+        if self.device.type == "cpu":
+            _repack_tied_heads(self.model)
 
     def shutdown(self) -> None:
         """Nothing to tear down."""
+
+
+def _repack_tied_heads(model: torch.nn.Module) -> None:
+    """Pack anew each language-model head that shares its weight with an embedding.
+
+    On CPU the head multiplies by a packed copy of its weight. A checkpoint holds
+    a tied weight once, under the embedding's name, so the reload updates the
+    weight that the two share but leaves the head's packed copy as it was.
+    """
+    from vllm.model_executor.layers.vocab_parallel_embedding import (
+        ParallelLMHead,
+        VocabParallelEmbedding,
+    )
+
+    layers = [m for m in model.modules() if isinstance(m, VocabParallelEmbedding)]
+    embedded = {id(m.weight) for m in layers if not isinstance(m, ParallelLMHead)}
+    for layer in layers:
+        if isinstance(layer, ParallelLMHead) and id(layer.weight) in embedded:
+            layer.quant_method.process_weights_after_loading(layer)

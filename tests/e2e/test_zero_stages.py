@@ -34,7 +34,7 @@ STAGES = (1, 2, 3)
 RELATIVE = 1e-5
 # AdamW's first steps are lr * sign(gradient): rounding in a gradient near zero is
 # magnified, so weights are held to a small share of one step (1e-3).
-WEIGHT_ATOL = 1e-5
+WEIGHT_ATOL = 1e-6
 TEMPERATURE = 0.8
 MICRO_BATCH_TOKENS = 24
 TIMEOUT_S = 500
@@ -227,11 +227,12 @@ def test_what_saves_memory_changes_no_number(
 
 @pytest.mark.parametrize("num_ranks", [1, 2])
 def test_bfloat16_comes_close_to_float32(runs: dict[int, Run], num_ranks: int) -> None:
-    # It has 8 bits of mantissa: a relative rounding of 2^-9 = 0.002 in each operation.
+    # It has 8 bits of mantissa: a relative rounding of 2^-9 = 0.002 in each operation. The
+    # second step starts elsewhere, since small changes of a weight round away.
     rank = runs[num_ranks].ranks[0]
-    for found, expected in zip(rank["bfloat16"], rank["stage2"]["updates"], strict=True):
-        assert found["entropy"] == pytest.approx(expected["entropy"], rel=0.02)
-        assert found["grad_norm"] == pytest.approx(expected["grad_norm"], rel=0.1)
+    found, expected = rank["bfloat16"][0], rank["stage2"]["updates"][0]
+    assert found["entropy"] == pytest.approx(expected["entropy"], rel=0.02)
+    assert found["grad_norm"] == pytest.approx(expected["grad_norm"], rel=0.1)
 
 
 def test_the_first_step_starts_at_the_reference_and_the_second_has_left_it(

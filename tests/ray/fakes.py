@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -137,6 +138,11 @@ class FakeRolloutWorker(RolloutWorker):
     async def release(self) -> None:
         self._fake.gate.set()
 
+    async def say(self, text: str) -> None:
+        """Print from this process and from a child of it."""
+        print(text, flush=True)
+        subprocess.run(["echo", text], check=True)
+
     async def answer_when_released(self) -> str:
         await self._fake.gate.wait()
         return self._fake.name
@@ -148,6 +154,15 @@ class FakeRolloutWorker(RolloutWorker):
     async def seen(self) -> tuple[list[str], int]:
         """Events, and calls of `load_weights`."""
         return self._fake.events, self._num_load_calls
+
+
+class UnstartableWorker:
+    """Its constructor fails."""
+
+    def __init__(self) -> None:
+        raise ValueError("no such device")
+
+    def ready(self) -> None: ...
 
 
 class FakeSender:

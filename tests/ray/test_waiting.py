@@ -14,13 +14,7 @@ from rubric_rl.errors import WorkerDiedError, WorkerTimeoutError
 from rubric_rl.runtime import waiting
 
 from .builders import LOG_DIR, make_waiting, run
-
-
-class Unstartable:
-    def __init__(self) -> None:
-        raise ValueError("no such device")
-
-    def ready(self) -> None: ...
+from .fakes import UnstartableWorker
 
 
 async def answers(engines: dict[str, Any], held: str) -> dict[str, Any]:
@@ -63,7 +57,7 @@ def test_a_wait_ends_at_its_limit_and_names_who_has_not_answered(engines: dict[s
 def test_an_actor_that_could_not_be_created_says_why(start: Any) -> None:
     async def work() -> None:
         await make_waiting().all(
-            "1 learner rank", {"learner 0": start(Unstartable).ready.remote()}, 30
+            "1 learner rank", {"learner 0": start(UnstartableWorker).ready.remote()}, 30
         )
 
     with pytest.raises(
@@ -72,5 +66,11 @@ def test_an_actor_that_could_not_be_created_says_why(start: Any) -> None:
         run(work())
 
 
-def test_what_an_actor_prints_is_in_its_log(engines: dict[str, Any], log_dir: Path) -> None:
-    assert {path.name for path in log_dir.iterdir()} >= {"rollout_0.log", "rollout_1.log"}
+def test_what_an_actor_and_its_children_print_is_in_its_log(
+    engines: dict[str, Any], log_dir: Path
+) -> None:
+    async def work() -> None:
+        await engines["rollout 1"].say.remote("it is late")
+
+    run(work())
+    assert (log_dir / "rollout_1.log").read_text().count("it is late") == 2

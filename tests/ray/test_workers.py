@@ -39,12 +39,13 @@ def paper(*overrides: str) -> Config:
 
 
 def test_the_quickstarts_engine_is_a_small_one_on_cpu() -> None:
-    spec = engine_spec(make_config("rollout.num_threads=2"), SETTINGS)
+    lengths = ["data.max_prompt_tokens=100", "rollout.max_new_tokens=20"]
+    spec = engine_spec(make_config("rollout.num_threads=2", *lengths), SETTINGS)
     assert (spec.model_path, spec.device, spec.dtype) == ("/models/m", "cpu", "float32")
     assert spec.stop_token_ids == (2, 5)
     assert spec.weight_transport == "object_store"
     assert (spec.sleep_mode, spec.deterministic) == (False, True)
-    assert spec.max_model_tokens == 512 + 64
+    assert spec.max_model_tokens == 120
     assert spec.num_threads == 2
 
 

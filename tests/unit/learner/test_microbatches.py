@@ -88,7 +88,7 @@ def test_a_rank_with_fewer_micro_batches_splits_its_largest() -> None:
 
 
 def test_a_rank_that_has_run_out_of_samples_gets_an_empty_micro_batch() -> None:
-    # Three samples of 5 with budget 5: rank 0 gets 0 and 2, one micro-batch each; rank 1 has 1 only.
+    # Three samples of 5, budget 5: rank 0 gets 0 and 2 in a micro-batch each, rank 1 only 1.
     plan = plan_micro_batches([5, 5, 5], num_ranks=2, token_budget=5)
     assert plan == [[(0,), (2,)], [(1,), ()]]
 
