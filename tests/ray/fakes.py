@@ -94,8 +94,7 @@ class FakeEngine:
         self.events.append("start")
 
     async def update_weights(self, update_info: dict[str, Any]) -> None:
-        if self.trouble == "hangs in sync":
-            await asyncio.Event().wait()
+        await self._make_trouble_in_sync()
         self.events.append(f"bucket {Path(update_info['path']).read_bytes().decode()}")
 
     async def finish_weight_update(self, policy_version: int) -> None:
@@ -107,6 +106,11 @@ class FakeEngine:
 
     async def init_weight_transfer(self, init_info: dict[str, Any]) -> None:
         self.events.append(f"join at {init_info['rank_offset']}")
+        await self._make_trouble_in_sync()
+
+    async def _make_trouble_in_sync(self) -> None:
+        if self.trouble == "hangs in sync":
+            await asyncio.Event().wait()
         if self.trouble == "raises":
             raise KeyError("no such device")
 

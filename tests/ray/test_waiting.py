@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray.exceptions
 
 from rubric_rl.errors import WorkerDiedError, WorkerTimeoutError
 from rubric_rl.runtime import waiting
@@ -52,6 +53,19 @@ def test_a_wait_ends_at_its_limit_and_names_who_has_not_answered(engines: dict[s
     ):
         run(work())
     assert time.monotonic() - began < 10
+
+
+def test_of_actors_that_fail_at_once_the_first_is_named_and_no_error_stays_unread() -> None:
+    async def died() -> None:
+        raise ray.exceptions.ActorDiedError()
+
+    async def work() -> None:
+        # In place of references, which never fail in one turn of the event loop on demand.
+        refs: dict[str, Any] = {f"learner {i}": died() for i in range(3)}
+        await make_waiting().all("3 learner ranks", refs, 30)
+
+    with pytest.raises(WorkerDiedError, match="the process of learner 0 ended unexpectedly"):
+        run(work())
 
 
 def test_an_actor_that_could_not_be_created_says_why(start: Any) -> None:

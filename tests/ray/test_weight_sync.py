@@ -125,16 +125,19 @@ def test_a_sender_reaches_every_engine_and_its_version_is_compared(
     assert [events[1:] for events, _ in of_engines] == [["start", "bucket sent", "finish 5"]] * 2
 
 
-def test_an_engine_that_fails_under_a_sender_is_named(
+def test_an_engine_that_fails_under_a_sender_is_named_while_another_waits_for_it(
     ranks: dict[str, Any], engines: dict[str, Any], tmp_path: Path
 ) -> None:
     async def work() -> None:
+        await engines["rollout 0"].script.remote("hangs in sync")
         await engines["rollout 1"].script.remote("raises")
         joined = ranks["learner 0"].join.remote(make_client(engines), str(tmp_path))
         await make_waiting().all("the learner to join", {"learner 0": joined}, 30)
 
+    began = time.monotonic()
     with pytest.raises(WorkerDiedError, match="rollout 1 failed: KeyError: 'no such device'"):
         run(work())
+    assert time.monotonic() - began < 15  # not the 30 s of the limit
 
 
 def test_a_sender_names_the_engine_that_hangs(

@@ -16,6 +16,10 @@ def parsed(device_type: str = "cpu", **overrides: Any) -> DeepSpeedConfig:
     return DeepSpeedConfig(deepspeed_config(LearnerConfig(**overrides), device_type))
 
 
+def parsed_reference(**overrides: Any) -> DeepSpeedConfig:
+    return DeepSpeedConfig(reference_deepspeed_config(LearnerConfig(**overrides)))
+
+
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_the_zero_stage_reaches_deepspeed(stage: int) -> None:
     assert parsed(zero_stage=stage).zero_config.stage == stage
@@ -35,13 +39,13 @@ def test_gradients_are_clipped_to_the_configured_norm() -> None:
 @pytest.mark.parametrize(("dtype", "enabled"), [("float32", False), ("bfloat16", True)])
 def test_bfloat16_is_on_when_it_is_the_learners_type(dtype: str, enabled: bool) -> None:
     assert parsed(dtype=dtype).bfloat16_config.enabled is enabled
-    reference = DeepSpeedConfig(reference_deepspeed_config(LearnerConfig(dtype=dtype)))
-    assert reference.bfloat16_config.enabled is enabled
+    assert parsed_reference(dtype=dtype).bfloat16_config.enabled is enabled
 
 
 def test_the_optimizer_is_offloaded_only_when_asked_for() -> None:
     assert parsed().zero_config.offload_optimizer is None
-    assert parsed("cuda", offload_optimizer=True).zero_config.offload_optimizer.device == "cpu"
+    offload = parsed("cuda", offload_optimizer=True).zero_config.offload_optimizer
+    assert offload is not None and offload.device == "cpu"
 
 
 @pytest.mark.parametrize(("device_type", "sequential"), [("cpu", True), ("cuda", False)])
@@ -50,7 +54,7 @@ def test_gloo_gathers_one_parameter_after_the_other(device_type: str, sequential
 
 
 def test_the_reference_is_sharded_by_stage_3_whatever_it_takes() -> None:
-    assert DeepSpeedConfig(reference_deepspeed_config(LearnerConfig())).zero_config.stage == 3
+    assert parsed_reference().zero_config.stage == 3
 
 
 def test_warm_up_rises_linearly_from_its_first_share_and_stays_at_one() -> None:
