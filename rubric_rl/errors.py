@@ -53,7 +53,7 @@ class WeightSyncError(RubricRLError):
 
 
 class LearnerDivergedError(RubricRLError):
-    """The loss or the gradient is not finite; no step was taken."""
+    """The loss or the gradient is not finite; the newest checkpoint is good."""
 
 
 class JudgeFailureError(RubricRLError):

@@ -233,7 +233,7 @@ class AlgorithmConfig(Section):
     kl_coef: float = Field(default=0.01, ge=0)
     """Weight of the KL to the reference policy, in the loss."""
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"
-    """Form of that KL (Schulman's names)."""
+    """Form of that KL (Schulman's names). As a loss k1 has no gradient on average: noise only."""
     loss_aggregation: Literal["token", "sequence"] = "token"
     """Mean over all tokens of the step, or over each sample's mean."""
     old_log_probs: Literal["rollout", "learner"] = "rollout"

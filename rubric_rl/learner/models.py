@@ -23,7 +23,17 @@ def load_causal_lm(
         trust_remote_code=model.trust_remote_code,
     )
     loaded.eval()
+    _without_dropout(loaded)
     loaded.config.use_cache = False
     # As a Module: transformers wraps `to` in a way that hides its signature.
     nn.Module.to(loaded, device)
     return loaded
+
+
+def _without_dropout(model: nn.Module) -> None:
+    """Gradient checkpointing needs the training mode, which would switch dropout on."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        if hasattr(module, "attention_dropout"):
+            module.attention_dropout = 0.0

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import ray
+import ray._private.state as ray_state
 import ray.exceptions
 from ray.util.placement_group import placement_group, placement_group_table, remove_placement_group
 
@@ -40,7 +41,7 @@ def free_cpus() -> float:
 
 def actors() -> set[str]:
     """Every actor that this Ray has ever had."""
-    return set(ray._private.state.actors())
+    return set(ray_state.actors())
 
 
 def reserved_groups() -> list[str]:
@@ -81,7 +82,7 @@ def test_a_run_with_too_many_workers_ends_before_any_actor_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def inputs(_: Config) -> Inputs:
-        train, _ = packaged_prompts(8, 0)
+        train, _evals = packaged_prompts(8, 0)
         return Inputs(
             model_path="none",
             stop_token_ids=(),

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
+import ray._private.worker as ray_worker
 
 from rubric_rl.config.compose import compose
 from rubric_rl.config.schema import Config
@@ -146,7 +146,7 @@ def test_the_key_reaches_the_judges_and_none_of_rays_logs(
             reserved.release()
 
     run(work())
-    logs = Path(ray._private.worker._global_node.get_logs_dir_path())
+    logs = Path(ray_worker._global_node.get_logs_dir_path())
     texts = [path.read_text(errors="replace") for path in logs.rglob("*") if path.is_file()]
     texts += [path.read_text() for path in tmp_path.iterdir()]
     assert any("OMP_NUM_THREADS" in text for text in texts)  # environments do get there
