@@ -146,7 +146,8 @@ def test_the_key_reaches_the_judges_and_none_of_rays_logs(
             reserved.release()
 
     run(work())
-    logs = Path(ray_worker._global_node.get_logs_dir_path())
+    node: Any = ray_worker._global_node
+    logs = Path(node.get_logs_dir_path())
     texts = [path.read_text(errors="replace") for path in logs.rglob("*") if path.is_file()]
     texts += [path.read_text() for path in tmp_path.iterdir()]
     assert any("OMP_NUM_THREADS" in text for text in texts)  # environments do get there
