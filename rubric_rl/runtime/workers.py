@@ -144,9 +144,7 @@ def _cores_for(num_workers: int) -> int:
 def _environment(config: Config, num_threads: int) -> dict[str, dict[str, str]]:
     variables = {"TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": str(num_threads)}
     if config.cluster.device == "cpu":
-        # Learner and engines take turns on the cores: a thread that waits for the
-        # others of its team must not spin on a core that someone else needs.
-        variables |= {"OMP_WAIT_POLICY": "passive", "DS_ACCELERATOR": "cpu", **_KEEP_MEMORY}
+        variables |= {"DS_ACCELERATOR": "cpu", **_KEEP_MEMORY}
     return {"env_vars": variables}
 
 
