@@ -85,9 +85,10 @@ def test_the_learner_knows_the_length_of_the_run() -> None:
     assert (spec.learner, spec.algorithm) == (config.learner, config.algorithm)
 
 
-def test_threads_that_wait_leave_the_cores_to_others_on_cpu_only() -> None:
+def test_a_worker_keeps_freed_memory_on_cpu_only() -> None:
     on_cpu = workers._environment(make_config(), 2)["env_vars"]
     assert on_cpu["OMP_NUM_THREADS"] == "2"
+    assert on_cpu["MALLOC_MMAP_MAX_"] == "0"
     assert on_cpu["DS_ACCELERATOR"] == "cpu"
     on_gpu = workers._environment(paper(), 4)["env_vars"]
     assert on_gpu == {"TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "4"}
