@@ -29,6 +29,16 @@ async def collect(pool: RayRolloutPool, num_prompts: int = 4, per_prompt: int = 
     return [sample async for sample in pool.generate(make_requests(num_prompts, per_prompt))]
 
 
+async def events_with_cancelled(engine: Any) -> list[str]:
+    """An engine's events once a cancellation is among them; on a busy machine it takes a while."""
+    deadline = time.monotonic() + 30
+    while True:
+        events: list[str] = (await engine.seen.remote())[0]
+        if "cancelled" in events or time.monotonic() > deadline:
+            return events
+        await asyncio.sleep(0.1)
+
+
 def keys(samples: list[Sample]) -> list[tuple[str, int, int]]:
     return sorted((s.prompt_id, s.sample_index, s.seed) for s in samples)
 
@@ -197,7 +207,7 @@ def test_cancelling_the_consumer_ends_the_generation_on_every_worker(
         consumer.cancel()
         await asyncio.wait({consumer})
         assert consumer.cancelled()
-        return [(await engine.seen.remote())[0] for engine in engines.values()]
+        return [await events_with_cancelled(engine) for engine in engines.values()]
 
     assert run(work()) == [["generate", "cancelled"]] * 2
 
@@ -208,7 +218,7 @@ def test_one_workers_failure_ends_the_generation_of_the_others(engines: dict[str
         await engines["rollout 1"].script.remote("raises")
         with pytest.raises(WorkerDiedError):
             await collect(make_pool(engines))
-        return (await engines["rollout 0"].seen.remote())[0]
+        return await events_with_cancelled(engines["rollout 0"])
 
     assert run(work()) == ["generate", "cancelled"]
 
