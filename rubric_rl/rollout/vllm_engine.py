@@ -111,7 +111,7 @@ class VllmEngine:
             tasks.append(asyncio.create_task(run(request, f"rollout-{self._num_requests}")))
         try:
             if self._spec.deterministic:
-                await self._all_queued(len(requests))
+                await self._all_queued(tasks)
                 await self._llm.resume_generation()
             for _ in requests:
                 yield await self._next(queue, tasks)
@@ -119,11 +119,16 @@ class VllmEngine:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            if self._spec.deterministic and await self._llm.is_paused():
+                await self._llm.resume_generation()  # cancelled or failed before it was
 
-    async def _all_queued(self, num_requests: int) -> None:
+    async def _all_queued(self, tasks: Sequence[asyncio.Task[None]]) -> None:
         # Each task sends its request in its first slices of the loop; the engine
         # takes them in order, so the resume that follows is seen after all of them.
-        while self._llm.get_num_unfinished_requests() < num_requests:
+        while self._llm.get_num_unfinished_requests() < len(tasks):
+            for task in tasks:
+                if task.done():
+                    task.result()  # a request that was refused is raised, not waited for
             await asyncio.sleep(0.001)
         await asyncio.sleep(0.01)
 
@@ -209,7 +214,6 @@ def _to_sample(request: RolloutRequest, output: RequestOutput, policy_version: i
     log_probs = tuple(
         position[token_id].logprob for position, token_id in zip(positions, token_ids, strict=True)
     )
-    finish_reason: FinishReason = "stop" if completion.finish_reason == "stop" else "length"
     return Sample(
         prompt_id=request.prompt_id,
         sample_index=request.sample_index,
@@ -218,7 +222,16 @@ def _to_sample(request: RolloutRequest, output: RequestOutput, policy_version: i
         log_probs=log_probs,
         loss_mask=(1,) * len(token_ids),
         text=completion.text,
-        finish_reason=finish_reason,
+        finish_reason=_finish_reason(request, completion.finish_reason),
         seed=request.seed,
         policy_version=policy_version,
+    )
+
+
+def _finish_reason(request: RolloutRequest, reason: str | None) -> FinishReason:
+    """An aborted or failed request is no completion that was cut: it must not be trained on."""
+    if reason == "stop" or reason == "length":
+        return reason
+    raise RuntimeError(
+        f"vLLM ended sample {request.sample_index} of prompt {request.prompt_id!r} with {reason!r}"
     )

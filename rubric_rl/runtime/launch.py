@@ -48,6 +48,7 @@ INTERRUPTED = 130
 
 def dry_run(config: Config) -> int:
     """Check data, model, judge and plan; start nothing. Returns the exit code."""
+    _announce_preparation(config, Console(progress=False))
     inputs = check_inputs(config)
     sys.stdout.write(
         f"{inputs.account}\n"
