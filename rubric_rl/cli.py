@@ -13,10 +13,39 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from rubric_rl import __version__, train
+from rubric_rl import __version__
 from rubric_rl.errors import RubricRLError
 
-_COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"train": train.main}
+# Imported when called for, so that each command starts as fast as it can.
+
+
+def _train(argv: Sequence[str]) -> int:
+    from rubric_rl.train import main as command
+
+    return command(argv)
+
+
+def _judge(argv: Sequence[str]) -> int:
+    from rubric_rl.commands.judge import main as command
+
+    return command(argv)
+
+
+def _rubrics(argv: Sequence[str]) -> int:
+    from rubric_rl.commands.rubrics import main as command
+
+    return command(argv)
+
+
+_COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "train": _train,
+    "judge": _judge,
+    "rubrics": _rubrics,
+}
+_HELP = (
+    "train: run a training; judge: grade answers, compare judges; "
+    "rubrics: import, export, lint, show"
+)
 
 _EXIT_USER_ERROR = 2
 # As a shell reports a command that SIGINT ended.
@@ -43,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="`rubric-rl COMMAND --help` shows the arguments of a command.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    parser.add_argument("command", choices=sorted(_COMMANDS), help="train: run a training")
+    parser.add_argument("command", choices=sorted(_COMMANDS), help=_HELP)
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     return parser
 

@@ -58,3 +58,7 @@ class LearnerDivergedError(RubricRLError):
 
 class JudgeFailureError(RubricRLError):
     """Too large a share of samples could not be scored."""
+
+
+class BudgetExhaustedError(RubricRLError):
+    """Judging may not cost more; a checkpoint is left to go on from with a higher limit."""

@@ -12,13 +12,17 @@ from __future__ import annotations
 import enum
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from rubric_rl.rubrics.rules import RuleCheck
 
 Polarity = Literal[1, -1]
+CriterionKind = Literal["normal", "essential", "veto"]
+LineageOp = Literal["add", "rewrite", "split", "merge", "keep"]
 FinishReason = Literal["stop", "length"]
+JudgeMode = Literal["all", "chunk", "each"]
+JudgeContract = Literal["structured_outputs", "json_object", "text"]
 
 
 # ----------------------------------------------------------------------------
@@ -44,6 +48,8 @@ class PromptRecord:
     """Where it came from: file name and line or row, for error messages."""
     row_hash: str
     """SHA-256 (hex) of the raw row, so that a record can be traced and overlap found."""
+    reference: str | None = None
+    """A reference answer, where the data has one. The policy never sees it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,21 +66,40 @@ class Prompt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Lineage:
+    """How a criterion came to be in its version of the rubric."""
+
+    op: LineageOp
+    sources: tuple[str, ...] = ()
+    """Ids of the criteria of the parent version that it was made from; none for `add`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Criterion:
     """One gradable statement of a rubric.
 
     `polarity` says whether meeting the statement is good (1) or bad (-1); it is
     never read off a sign or a word. `weight` is always positive. A criterion
     with a `rule` is checked by executing it; one without is checked by the LLM
-    judge.
+    judge. `kind` matters to the gated reward only: an essential criterion has
+    polarity 1 and must be met, a veto has polarity -1 and must not be met.
     """
 
     cid: str
     text: str
     weight: float
     polarity: Polarity = 1
-    rule: RuleCheck | None = None
+    kind: CriterionKind = "normal"
+    axis: str | None = None
+    """The quality that it is about, such as `accuracy`; for reports only."""
     tags: tuple[str, ...] = ()
+    rule: RuleCheck | None = None
+    lineage: Lineage | None = None
+
+    @property
+    def is_gate(self) -> bool:
+        """Whether its outcome alone can take the whole reward away."""
+        return self.kind != "normal"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,9 +112,20 @@ class Rubric:
 
     @property
     def rubric_id(self) -> str:
-        """Hash of the content: equal criteria give an equal id, whatever the version."""
+        """Hash of what is graded: equal criteria give an equal id, whatever the version.
+
+        Axis, tags and lineage are about a criterion and not part of it.
+        """
         payload = [
-            [c.cid, c.text, float(c.weight), c.polarity, c.rule.as_dict() if c.rule else None]
+            [
+                c.cid,
+                c.text,
+                float(c.weight),
+                c.polarity,
+                c.rule.as_dict() if c.rule else None,
+                # Only where it isn't the default, so that ids from before kinds still hold.
+                *([c.kind] if c.is_gate else []),
+            ]
             for c in self.criteria
         ]
         text = json.dumps([self.prompt_id, payload], sort_keys=True, ensure_ascii=True)
@@ -159,6 +195,12 @@ class FailureCause(enum.StrEnum):
     MISSING = "missing"
     DUPLICATE = "duplicate"
     OUT_OF_CHOICE = "out_of_choice"
+    NO_MAJORITY = "no_majority"
+    """Votes were given and neither side reached the votes needed."""
+    WRONG_JUDGE = "wrong_judge"
+    """Another model than the one that judges this run answered."""
+    BUDGET = "budget"
+    """The call would have cost more than the run may spend."""
     RULE_TIMEOUT = "rule_timeout"
     WORKER_DIED = "worker_died"
 
@@ -171,6 +213,12 @@ class Verdict:
     value: VerdictValue
     reason: str
     cause: FailureCause | None = None
+    probability: float | None = None
+    """The judge's probability that the criterion is met, where the server tells it."""
+    votes: tuple[VerdictValue, ...] = ()
+    """Single verdicts that this one was decided by; empty when there was one call only."""
+    cached: bool = False
+    """Given earlier on the same criterion and answer, and read from the cache."""
 
     def __post_init__(self) -> None:
         assert (self.value is VerdictValue.UNKNOWN) == (self.cause is not None)
@@ -186,6 +234,36 @@ class JudgeRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class JudgeUsage:
+    """What judging took. Sums over calls; adding two of them adds field by field."""
+
+    calls: int = 0
+    """Requests sent, retries and hedges included."""
+    retries: int = 0
+    """Requests sent again because the one before failed."""
+    hedges: int = 0
+    """Second requests sent while the first was still out."""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost_usd: float = 0.0
+    cached_verdicts: int = 0
+    saved_tokens: float = 0.0
+    """Tokens that verdicts from the cache cost when they were given."""
+    saved_usd: float = 0.0
+    unknown_ids: int = 0
+    """Entries of replies that named no criterion asked for; they were ignored."""
+
+    @property
+    def tokens(self) -> int:
+        return self.prompt_tokens + self.completion_tokens
+
+    def __add__(self, other: JudgeUsage) -> JudgeUsage:
+        return JudgeUsage(
+            **{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)}
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Judgement:
     """All verdicts of one sample, in the order of the rubric's criteria."""
 
@@ -196,9 +274,7 @@ class Judgement:
     template_hash: str
     mode: str
     verdicts: tuple[Verdict, ...]
-    num_calls: int
-    prompt_tokens: int
-    completion_tokens: int
+    usage: JudgeUsage
     latency_s: float
 
 
@@ -209,6 +285,8 @@ class Score:
     value: float | None
     coverage: float
     """Weight of judged criteria over the weight of all, in [0, 1]."""
+    gated_from: float | None = None
+    """What the reward would have been, where a failed essential or veto criterion took it away."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

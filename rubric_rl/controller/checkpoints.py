@@ -3,6 +3,8 @@
     step_000006/state.json       TrainState: step, data position, rubrics in force, judging window
                 learner/         model, optimizer, scheduler, RNG (the learner's own files)
                 rubrics.jsonl    the rubrics in force
+                judge.json       limits and spending of the judges, in their own words; absent
+                                 if they have none and in checkpoints of older versions
 
 `run_folder` makes such a folder complete or absent.
 """
@@ -11,29 +13,50 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rubric_rl.controller.interfaces import LearnerGroup
+from rubric_rl.controller.interfaces import JudgePool, LearnerGroup
 from rubric_rl.controller.run_folder import Checkpoint, RunFolder
 from rubric_rl.controller.state import TrainState
 from rubric_rl.errors import RunFolderError
+from rubric_rl.observability.atomic import write_text_atomic
 from rubric_rl.rubrics.rubric_set import RubricSet
 
 _STATE_FILE = "state.json"
 _LEARNER_DIR = "learner"
 _RUBRICS_FILE = "rubrics.jsonl"
+_JUDGE_FILE = "judge.json"
 
 
 async def save(
-    folder: RunFolder, state: TrainState, learner: LearnerGroup, rubrics: RubricSet, *, keep: int
+    folder: RunFolder,
+    state: TrainState,
+    learner: LearnerGroup,
+    rubrics: RubricSet,
+    *,
+    limiter_state: str,
+    keep: int,
 ) -> Checkpoint:
-    """Write the checkpoint of `state`; one of the same step that is complete already stands."""
+    """Write the checkpoint of `state`; one of the same step that is complete already stands.
+
+    Only `limiter_state`, that of `JudgePoolStatus`, is brought up to date in it: money
+    that was spent on a step which was then given up is spent.
+    """
 
     async def write(directory: Path) -> None:
         (directory / _LEARNER_DIR).mkdir()
         await learner.save(directory / _LEARNER_DIR)
         rubrics.write(directory / _RUBRICS_FILE)
+        _write_limiter_state(directory, limiter_state)
         (directory / _STATE_FILE).write_text(state.to_json(), encoding="utf-8")
 
-    return await folder.commit_checkpoint(state.step, write, keep=keep)
+    checkpoint = await folder.commit_checkpoint(state.step, write, keep=keep)
+    _write_limiter_state(checkpoint.path, limiter_state)
+    return checkpoint
+
+
+def _write_limiter_state(directory: Path, limiter_state: str) -> None:
+    path = directory / _JUDGE_FILE
+    if limiter_state and not (path.exists() and path.read_text("utf-8") == limiter_state):
+        write_text_atomic(path, limiter_state)
 
 
 def read(checkpoint: Checkpoint) -> tuple[TrainState, RubricSet]:
@@ -51,3 +74,14 @@ async def restore_learner(checkpoint: Checkpoint, learner: LearnerGroup) -> None
             f"want {checkpoint.step}: the folder was altered, delete it to resume from the one "
             "before"
         )
+
+
+async def restore_judges(checkpoint: Checkpoint, judges: JudgePool) -> None:
+    """Give the judges back their limits and what is spent, where the checkpoint has it.
+
+    Raises:
+        RunFolderError: another model judges now than when the checkpoint was made.
+    """
+    path = checkpoint.path / _JUDGE_FILE
+    if path.exists():
+        await judges.restore(path.read_text(encoding="utf-8"))

@@ -14,9 +14,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rubric_rl.config.schema import Config
+from rubric_rl.controller.criteria_stats import criteria_stats
 from rubric_rl.controller.judging_tally import JudgingTally
+from rubric_rl.controller.money import cost_usd
 from rubric_rl.controller.streaming import GroupStreamer, RolloutPlan
-from rubric_rl.observability.records import SampleRow, sample_row
+from rubric_rl.observability.records import CriterionStats, SampleRow, sample_row
 from rubric_rl.rubrics.rubric_set import RubricSet
 from rubric_rl.types import Group, Prompt
 
@@ -35,7 +37,10 @@ class Evaluation:
     coverage_mean: float
     unscored_frac: float
     seconds: float
+    cost_usd: float
+    """What judging it cost."""
     rows: tuple[SampleRow, ...]
+    criteria: tuple[CriterionStats, ...]
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -75,7 +80,9 @@ async def evaluate(
         coverage_mean=statistics.fmean(s.score.coverage for s in samples),
         unscored_frac=tally.num_unscored / tally.num_samples,
         seconds=result.timing.rollout_s + result.timing.judge_wait_s,
+        cost_usd=cost_usd(samples),
         rows=_rows(prompts, result.groups, rubrics, step),
+        criteria=criteria_stats(result.groups, rubrics, step=step, phase="eval"),
     )
 
 

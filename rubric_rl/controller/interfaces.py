@@ -6,6 +6,7 @@ The Ray implementations live in `rubric_rl.runtime`; tests use in-memory fakes.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -32,10 +33,38 @@ class RolloutPool(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgePoolStatus:
+    """How the judges stand, all workers together."""
+
+    spent_usd: float
+    """Of this run's budget, before a resume included."""
+    concurrency_limit: int
+    """Requests that may be out at once right now."""
+    num_endpoints: int
+    num_endpoints_up: int
+    rate_limited: int
+    """Requests answered 429 since the start."""
+    cache_bytes: int
+    """Size of the verdict cache on disk."""
+    limiter_state: str
+    """JSON for the checkpoint; `JudgePool.restore` takes it."""
+
+
 class JudgePool(Protocol):
     """Judges samples. A failure is a verdict UNKNOWN with its cause, never an exception."""
 
     async def judge(self, request: JudgeRequest) -> Judgement: ...
+
+    async def status(self) -> JudgePoolStatus: ...
+
+    async def restore(self, limiter_state: str) -> None:
+        """Go on from a checkpoint's limits and spending.
+
+        Raises:
+            RunFolderError: another model judges now than when the checkpoint was made.
+        """
+        ...
 
 
 class LearnerGroup(Protocol):

@@ -21,23 +21,31 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rubric_rl.config.schema import Config
 from rubric_rl.controller import checkpoints
 from rubric_rl.controller.assembly import assemble
+from rubric_rl.controller.criteria_stats import criteria_stats
 from rubric_rl.controller.evaluation import Evaluation, evaluate
 from rubric_rl.controller.groups import EpochGroups, StepGroups
 from rubric_rl.controller.interfaces import JudgePool, LearnerGroup, RolloutPool, WeightSync
 from rubric_rl.controller.judging_tally import JudgingTally, refuse_unscored
+from rubric_rl.controller.money import (
+    BudgetedJudges,
+    OverBudget,
+    cost_usd,
+    exhausted,
+    refuse_next_step,
+)
 from rubric_rl.controller.run_folder import RunFolder
 from rubric_rl.controller.schedule import checkpoint_due, evaluation_due, finished
 from rubric_rl.controller.state import PromptUse, TrainState
-from rubric_rl.controller.step_record import StepTimes, step_metrics, step_rows
+from rubric_rl.controller.step_record import StepTimes, status_metrics, step_metrics, step_rows
 from rubric_rl.controller.stopping import unless_stopped
 from rubric_rl.controller.streaming import GroupStreamer, Status
 from rubric_rl.errors import JudgeFailureError
-from rubric_rl.observability.records import SampleRow, StepRecord
+from rubric_rl.observability.records import StepRecord
 from rubric_rl.observability.sinks import Sink
 from rubric_rl.rubrics.rubric_set import RubricSet
 from rubric_rl.types import Prompt, TrainBatch, UpdateResult
@@ -77,16 +85,20 @@ class Controller:
         self._parts = parts
         self._config = parts.config
         self._prompts = {prompt.prompt_id: prompt for prompt in parts.train_prompts}
+        self._judges = BudgetedJudges(parts.judges, parts.config)
         self._streamer = GroupStreamer(
-            parts.config, parts.rubrics, parts.rollouts, parts.judges, parts.status
+            parts.config, parts.rubrics, parts.rollouts, self._judges, parts.status
         )
         self._checkpoint_s: float | None = None
+        self._over_budget: OverBudget | None = None
+        """Why an evaluation was given up."""
 
     async def run(self, state: TrainState) -> TrainState:
         """Train on from `state`, which the learner must be at; leaves a checkpoint of its result.
 
         Raises:
             JudgeFailureError: too many samples are unscored. A checkpoint is left.
+            BudgetExhaustedError: judging costs more than it may. A checkpoint is left.
             LearnerDivergedError, WeightSyncError and others: as the part raised it. The
                 last checkpoint stands.
         """
@@ -94,22 +106,29 @@ class Controller:
         assert state.rubric_version == parts.rubrics.version
         assert state.rubric_hash == parts.rubrics.content_hash
         await self._publish(state.step)
-        state = await self._evaluate_pending(state)
         try:
+            await self._stay_in_budget(state)
+            state = await self._evaluate_pending(state)
             while not (finished(config, state) or parts.stop.is_set()):
+                await self._stay_in_budget(state)
                 async with EpochGroups(config, parts.train_prompts, state, self._streamer) as epoch:
                     began = time.perf_counter()
                     while groups := await unless_stopped(parts.stop, epoch.next()):
                         state = await self._step(state, groups, began)
                         refuse_unscored(state.window, config.rubrics)
+                        await self._stay_in_budget(state)
                         if checkpoint_due(config, state):
                             await self._checkpoint(state)
                         epoch.learner_at(state.step)
                         began = time.perf_counter()
+            state = await self._evaluate_pending(state)
+            self._refuse_given_up()
         except JudgeFailureError:
             await self._checkpoint(state.with_empty_window())
             raise
-        state = await self._evaluate_pending(state)
+        except OverBudget as why:
+            await self._checkpoint(state)
+            raise exhausted(config, state, await self._judges.status(), why) from None
         await self._checkpoint(state)
         if finished(config, state) and config.run.export_model and not parts.stop.is_set():
             await self._export()
@@ -124,15 +143,21 @@ class Controller:
         )
         update, times = await self._learn(batch, began)
         after = state.after_step(update.policy_version, self._use(groups))
-        metrics = step_metrics(groups, update, times) | {
+        rubrics = self._parts.rubrics
+        criteria = criteria_stats(
+            (*groups.groups, *groups.dropped), rubrics, step=groups.step, phase="train"
+        )
+        metrics = step_metrics(groups, update, times, criteria, rubrics) | {
             "data/epoch": state.epoch,
             "data/prompts_consumed": after.total_consumed,
         }
-        rows = step_rows(groups, advantages_P_G, self._prompts, self._parts.rubrics)
+        rows = step_rows(groups, advantages_P_G, self._prompts, rubrics)
         if evaluation := await self._evaluate(after):
             metrics, rows = metrics | evaluation.metrics, rows + evaluation.rows
-            after = after.after_eval(evaluation.reward_mean)
-        self._log(after.step, metrics, rows)
+            criteria += evaluation.criteria
+            after = after.after_eval(evaluation.reward_mean, cost_usd=evaluation.cost_usd)
+        metrics |= status_metrics(await self._judges.status())
+        self._log(StepRecord(step=after.step, metrics=metrics, rows=rows, criteria=criteria))
         return after
 
     def _skip(self, state: TrainState, groups: StepGroups) -> TrainState:
@@ -152,7 +177,19 @@ class Controller:
             epoch_size=len(self._prompts),
             tally=JudgingTally.of(groups.samples),
             window_steps=self._config.rubrics.unscored_window_steps,
+            cost_usd=cost_usd(groups.samples),
         )
+
+    async def _stay_in_budget(self, state: TrainState) -> None:
+        """Raise OverBudget if an evaluation was given up or the next step could be refused."""
+        self._refuse_given_up()
+        if self._config.judge.budget.max_cost_usd is not None:
+            refuse_next_step(self._config, state, await self._judges.status())
+
+    def _refuse_given_up(self) -> None:
+        """Raise OverBudget if an evaluation was given up; the step before it stands."""
+        if self._over_budget is not None:
+            raise self._over_budget
 
     async def _learn(self, batch: TrainBatch, began: float) -> tuple[UpdateResult, StepTimes]:
         """One optimizer step, after which every engine serves the new weights."""
@@ -186,30 +223,39 @@ class Controller:
         evaluation = await self._evaluate(state)
         if evaluation is None:
             return state
-        self._log(state.step, evaluation.metrics, evaluation.rows)
-        return state.after_eval(evaluation.reward_mean)
+        metrics = evaluation.metrics | status_metrics(await self._judges.status())
+        rows, criteria = evaluation.rows, evaluation.criteria
+        self._log(StepRecord(step=state.step, metrics=metrics, rows=rows, criteria=criteria))
+        return state.after_eval(evaluation.reward_mean, cost_usd=evaluation.cost_usd)
 
     async def _evaluate(self, state: TrainState) -> Evaluation | None:
-        """None if it isn't time, if nothing is held out, or if the run is to stop."""
+        """None if it isn't time, if nothing is held out, or if the run is to stop.
+
+        That includes a stop for want of money, after which the step that was made stands.
+        """
         parts = self._parts
         if not parts.eval_prompts or not evaluation_due(self._config, state):
             return None
-        evaluation = await unless_stopped(
-            parts.stop,
-            evaluate(
-                self._config, parts.eval_prompts, parts.rubrics, self._streamer, step=state.step
-            ),
-        )
+        try:
+            evaluation = await unless_stopped(
+                parts.stop,
+                evaluate(
+                    self._config, parts.eval_prompts, parts.rubrics, self._streamer, step=state.step
+                ),
+            )
+        except OverBudget as why:
+            self._over_budget = why
+            return None
         if evaluation is not None and evaluation.reward_mean is None:
             logger.warning("step %d: no held-out sample could be scored", state.step)
         return evaluation
 
-    def _log(self, step: int, metrics: dict[str, float], rows: tuple[SampleRow, ...]) -> None:
+    def _log(self, record: StepRecord) -> None:
         if self._checkpoint_s is not None:
-            metrics = metrics | {"time/checkpoint_s": self._checkpoint_s}
-            self._checkpoint_s = None
+            metrics = {**record.metrics, "time/checkpoint_s": self._checkpoint_s}
+            record, self._checkpoint_s = replace(record, metrics=metrics), None
         for sink in self._parts.sinks:
-            sink.log(StepRecord(step=step, metrics=metrics, rows=rows))
+            sink.log(record)
 
     async def _checkpoint(self, state: TrainState) -> None:
         parts = self._parts
@@ -220,6 +266,7 @@ class Controller:
             state,
             parts.learner,
             parts.rubrics,
+            limiter_state=(await self._judges.status()).limiter_state,
             keep=self._config.run.keep_checkpoints,
         )
         self._checkpoint_s = time.perf_counter() - began

@@ -4,7 +4,7 @@
     config.yaml          the resolved configuration of the latest start
     environment.json     versions of the latest start
     metrics.jsonl        one object a step
-    samples/             step_000003.jsonl, eval_000006.jsonl
+    samples/, criteria/  step_000003.jsonl, eval_000006.jsonl
     checkpoints/         step_000006/: state.json, manifest.json, whatever the learner writes
     logs/
     report.md
@@ -39,14 +39,19 @@ from rubric_rl.observability.environment import write_environment
 logger = logging.getLogger(__name__)
 
 _CHECKPOINT_NAME = re.compile(r"step_(\d{6,})")
-_SAMPLES_NAME = re.compile(r"(?:step|eval)_(\d{6,})\.jsonl")
+_ROWS_NAME = re.compile(r"(?:step|eval)_(\d{6,})\.jsonl")
 _TMP_SUFFIX = ".tmp"
 
 _IDENTITY_SECTIONS = ("model", "learner", "rollout", "judge", "rubrics", "algorithm", "data")
 _IDENTITY_RUN_KEYS = ("seed", "epochs", "max_steps")
-# Where something is reached, not what it is: a judge server comes back at another
-# address, a run moves to another machine, and both go on as they were.
-_NOT_IDENTITY = frozenset({"model.cache_dir", "judge.llm.base_url", "judge.llm.api_key_env"})
+# How something is reached and what it may cost, not what it is: a judge comes back at another
+# address, a run moves to another machine or gets more money, and goes on as it was.
+_NOT_IDENTITY = (
+    *("model.cache_dir", "judge.budget.", "judge.health.", "judge.cache.", "judge.llm.base_url"),
+    *("judge.llm.api_key_env", "judge.llm.extra_endpoints", "judge.llm.usd_per_million_"),
+)
+# What is spent after a checkpoint still counts, so this file changes in a finished one.
+_REPLACEABLE = frozenset({"judge.json"})
 
 
 class _RunFile(BaseModel):
@@ -98,6 +103,10 @@ class RunFolder:
     @property
     def samples(self) -> Path:
         return self.root / "samples"
+
+    @property
+    def criteria(self) -> Path:
+        return self.root / "criteria"
 
     @property
     def checkpoints(self) -> Path:
@@ -232,7 +241,7 @@ def identity(config: Config) -> dict[str, JsonValue]:
     sections = {name: values[name] for name in _IDENTITY_SECTIONS}
     run = {key: values["run"][key] for key in _IDENTITY_RUN_KEYS}
     flat = _flatten({**sections, "run": run}, prefix="")
-    return {key: value for key, value in flat.items() if key not in _NOT_IDENTITY}
+    return {key: value for key, value in flat.items() if not key.startswith(_NOT_IDENTITY)}
 
 
 def _flatten(values: Mapping[str, JsonValue], prefix: str) -> dict[str, JsonValue]:
@@ -303,12 +312,11 @@ def _resume_point(folder: RunFolder) -> Checkpoint | None:
 
 def _forget_after(folder: RunFolder, step: int) -> None:
     """Delete what was logged after `step`, and what was being written when the run ended."""
-    for directory in (folder.checkpoints, folder.samples):
-        if directory.is_dir():
-            for path in directory.glob(f"*{_TMP_SUFFIX}"):
-                _remove_tree(path)
-    for path in folder.samples.glob("*.jsonl"):
-        match = _SAMPLES_NAME.fullmatch(path.name)
+    for directory in (folder.checkpoints, folder.samples, folder.criteria):
+        for path in directory.glob(f"*{_TMP_SUFFIX}"):
+            _remove_tree(path)
+    for path in (*folder.samples.glob("*.jsonl"), *folder.criteria.glob("*.jsonl")):
+        match = _ROWS_NAME.fullmatch(path.name)
         if match and int(match[1]) > step:
             path.unlink()
     if folder.metrics_jsonl.exists():
@@ -358,7 +366,7 @@ def _damage(path: Path) -> str | None:
 def _seal(partial: Path, final: Path) -> None:
     """Add the manifest, flush everything to disk, rename into place."""
     assert (partial / "state.json").is_file(), "a checkpoint needs state.json"
-    files = sorted(path for path in partial.rglob("*") if path.is_file())
+    files = sorted(p for p in partial.rglob("*") if p.is_file() and p.name not in _REPLACEABLE)
     manifest = _Manifest(files={f.relative_to(partial).as_posix(): f.stat().st_size for f in files})
     (partial / "manifest.json").write_text(manifest.model_dump_json(indent=2), encoding="utf-8")
     for path in (*partial.rglob("*"), partial):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
+from pydantic import BaseModel, ConfigDict, NonNegativeFloat, NonNegativeInt, ValidationError
 
 from rubric_rl.controller.judging_tally import JudgingTally
 from rubric_rl.errors import DataError
@@ -29,6 +29,8 @@ class PromptUse:
     tally: JudgingTally
     window_steps: int
     """How many steps' tallies are kept."""
+    cost_usd: float = 0.0
+    """What judging the samples cost."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +54,10 @@ class TrainState:
     last_eval_step: NonNegativeInt | None = None
     best_eval_step: NonNegativeInt | None = None
     best_eval_reward: float | None = None
+    dearest_step_usd: NonNegativeFloat = 0.0
+    """The most that judging one step's samples has cost; older checkpoints don't have it."""
+    dearest_eval_usd: NonNegativeFloat = 0.0
+    """The same of an evaluation."""
 
     def after_step(self, policy_version: int, use: PromptUse) -> TrainState:
         """The state once a step is complete: updated, and served by every engine."""
@@ -69,11 +75,18 @@ class TrainState:
             consumed=() if ends_epoch else position,
             total_consumed=self.total_consumed + len(use.prompt_ids),
             window=(*self.window, use.tally)[-use.window_steps :],
+            dearest_step_usd=max(self.dearest_step_usd, use.cost_usd),
         )
 
-    def after_eval(self, reward_mean: float | None) -> TrainState:
-        """The state once the policy of this step was evaluated; None if nothing was scored."""
-        evaluated = replace(self, last_eval_step=self.step)
+    def after_eval(self, reward_mean: float | None, *, cost_usd: float = 0.0) -> TrainState:
+        """The state once the policy of this step was evaluated.
+
+        Args:
+            reward_mean: None if nothing was scored.
+            cost_usd: What judging the evaluation cost.
+        """
+        dearest = max(self.dearest_eval_usd, cost_usd)
+        evaluated = replace(self, last_eval_step=self.step, dearest_eval_usd=dearest)
         best = self.best_eval_reward
         if reward_mean is None or (best is not None and reward_mean <= best):
             return evaluated

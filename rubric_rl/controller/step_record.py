@@ -7,11 +7,21 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from rubric_rl.controller.criteria_stats import criterion_metrics, llm_verdicts
 from rubric_rl.controller.groups import StepGroups
+from rubric_rl.controller.interfaces import JudgePoolStatus
 from rubric_rl.controller.judging_tally import JudgingTally
-from rubric_rl.observability.records import SampleRow, sample_row
+from rubric_rl.observability.records import CriterionStats, SampleRow, sample_row
 from rubric_rl.rubrics.rubric_set import RubricSet
-from rubric_rl.types import FailureCause, Group, JudgedSample, Prompt, UpdateResult
+from rubric_rl.types import (
+    FailureCause,
+    Group,
+    JudgedSample,
+    JudgeUsage,
+    Prompt,
+    Score,
+    UpdateResult,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,16 +34,28 @@ class StepTimes:
     weight_sync_s: float
 
 
-def step_metrics(groups: StepGroups, update: UpdateResult, times: StepTimes) -> dict[str, float]:
-    """The metrics of a step, evaluation and data position aside."""
+def step_metrics(
+    groups: StepGroups,
+    update: UpdateResult,
+    times: StepTimes,
+    criteria: Sequence[CriterionStats],
+    rubrics: RubricSet,
+) -> dict[str, float]:
+    """The metrics of a step; evaluation, data position and the judges' status aside.
+
+    `criteria` are those of `groups`, dropped ones included.
+    """
     return {
         **_reward_metrics(groups.groups),
         **_judging_metrics(groups.samples),
+        **_usage_metrics(groups.samples, rubrics),
+        **criterion_metrics(criteria),
         **_rollout_metrics(groups, update),
         **_update_metrics(update),
         "group/dropped": len(groups.dropped),
         "group/refilled": groups.num_refilled,
         "rubric/version": max(group.rubric_version for group in groups.groups),
+        "judge/wait_frac": groups.timing.judge_wait_s / times.step_s,
         "time/step_s": times.step_s,
         "time/rollout_s": groups.timing.rollout_s,
         "time/judge_wait_s": groups.timing.judge_wait_s,
@@ -42,15 +64,36 @@ def step_metrics(groups: StepGroups, update: UpdateResult, times: StepTimes) -> 
     }
 
 
+def status_metrics(status: JudgePoolStatus) -> dict[str, float]:
+    """How the judges stand. Without an LLM judge there are no endpoints and no limit on them."""
+    metrics: dict[str, float] = {
+        "judge/spent_usd": status.spent_usd,
+        "judge/rate_limited": status.rate_limited,
+        "judge/cache_bytes": status.cache_bytes,
+    }
+    if status.num_endpoints:
+        metrics["judge/concurrency_limit"] = status.concurrency_limit
+        metrics["judge/endpoints_up"] = status.num_endpoints_up / status.num_endpoints
+    return metrics
+
+
 def _reward_metrics(groups: Sequence[Group]) -> dict[str, float]:
     """Of the samples trained on. Each of these groups has two of them at least."""
     rewards = [reward for group in groups for reward in group.rewards_G]
+    scores = [sample.score for group in groups for sample in group.scored]
     return {
         "reward/mean": statistics.fmean(rewards),
         "reward/std": statistics.stdev(rewards),
         "reward/within_group_std": statistics.fmean(statistics.stdev(g.rewards_G) for g in groups),
         "reward/zero_variance_frac": statistics.fmean(len(set(g.rewards_G)) == 1 for g in groups),
+        "reward/ungated_mean": statistics.fmean(_ungated(score) for score in scores),
+        "reward/gated_frac": statistics.fmean(score.gated_from is not None for score in scores),
     }
+
+
+def _ungated(score: Score) -> float:
+    assert score.value is not None
+    return score.value if score.gated_from is None else score.gated_from
 
 
 def _judging_metrics(samples: Sequence[JudgedSample]) -> dict[str, float]:
@@ -61,11 +104,27 @@ def _judging_metrics(samples: Sequence[JudgedSample]) -> dict[str, float]:
         "judge/unscored_frac": tally.num_unscored / tally.num_samples,
         "judge/coverage_mean": statistics.fmean(s.score.coverage for s in samples),
         "judge/unknown_frac": unknown.total() / sum(len(j.verdicts) for j in judgements),
-        "judge/calls": sum(j.num_calls for j in judgements),
-        "judge/tokens": sum(j.prompt_tokens + j.completion_tokens for j in judgements),
         "judge/latency_s": statistics.fmean(j.latency_s for j in judgements),
         **{f"judge/unknown/{cause.value}": unknown[cause.value] for cause in FailureCause},
     }
+
+
+def _usage_metrics(samples: Sequence[JudgedSample], rubrics: RubricSet) -> dict[str, float]:
+    usage = sum((s.judgement.usage for s in samples), start=JudgeUsage())
+    by_llm = [v for s in samples for v in llm_verdicts(s, rubrics.of(s.sample.prompt_id))]
+    metrics: dict[str, float] = {
+        "judge/calls": usage.calls,
+        "judge/retries": usage.retries,
+        "judge/hedges": usage.hedges,
+        "judge/tokens": usage.tokens,
+        "judge/cost_usd": usage.cost_usd,
+        "judge/saved_tokens": usage.saved_tokens,
+        "judge/saved_usd": usage.saved_usd,
+        "judge/unknown_ids": usage.unknown_ids,
+    }
+    if by_llm:
+        metrics["judge/cache_hit_frac"] = statistics.fmean(v.cached for v in by_llm)
+    return metrics
 
 
 def _rollout_metrics(groups: StepGroups, update: UpdateResult) -> dict[str, float]:

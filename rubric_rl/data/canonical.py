@@ -13,15 +13,20 @@
     messages    list, not empty, the last from the user
       role      "system", "user" or "assistant"
       content   string, not blank
+    reference   optional string, not blank: an answer to compare with. A judge sees it
+                if judge.llm.show_reference is set; the policy never does
     rubric      object with one key:
       criteria  list, not empty, at least one with polarity 1
         id        string, unique in the rubric, stable when the rubric is refined
         text      string, the statement to grade
         weight    number above 0: its share of the reward
         polarity  optional, 1 (meeting it is good, the default) or -1 (bad)
+        kind      optional, "normal" (the default), "essential" or "veto", for the gated reward
+        axis      optional string, the quality that it is about, for reports
+        tags      optional list of strings, for reports
         rule      optional object: a check that is executed, see `rubrics.rules`;
                   without it the LLM judge decides
-        tags      optional list of strings, for reports
+        lineage   optional object: how a refined rubric came by it, see `rubrics.validation`
 
 Other keys are errors. The format is ours, so a file with a bad record is
 refused as a whole, with all its problems at once.
@@ -44,7 +49,7 @@ from rubric_rl.rubrics.validation import (
 )
 from rubric_rl.types import Criterion, Message, PromptRecord, Rubric
 
-RECORD_KEYS = ("id", "domain", "split", "messages", "rubric")
+RECORD_KEYS = ("id", "domain", "split", "messages", "reference", "rubric")
 _MESSAGE_KEYS = ("role", "content")
 _RUBRIC_KEYS = ("criteria",)
 
@@ -83,6 +88,7 @@ def _parse_record(row: RawRow) -> tuple[LoadedPrompt, list[str]]:
         domain=text_field(fields, "domain", problems),
         source=row.source,
         row_hash=row.row_hash,
+        reference=_reference(fields, problems),
     )
     split = _split(fields, problems)
     rubric = Rubric(prompt_id=prompt_id, version=0, criteria=_criteria(fields, problems))
@@ -95,6 +101,12 @@ def _split(fields: dict[str, object], problems: list[str]) -> Split | None:
         return cast("Split | None", value)
     problems.append(f"split: got {describe_value(value)}, want 'train' or 'eval'")
     return None
+
+
+def _reference(fields: dict[str, object], problems: list[str]) -> str | None:
+    if fields.get("reference") is None:
+        return None
+    return text_field(fields, "reference", problems)
 
 
 def _messages(fields: dict[str, object], problems: list[str]) -> tuple[Message, ...]:

@@ -1,36 +1,41 @@
 """Chat models behind an OpenAI-compatible endpoint.
 
-The library's exceptions end here: a call gives a `ChatReply` or a `ChatError`
-with a cause. Keys come from the environment and appear in no message; even a
-server that quotes the key back doesn't get it into one.
+One attempt at one endpoint: retries are the caller's, who knows of other
+endpoints and of the budget. The library's exceptions end here: an attempt gives
+a `ChatReply` or a `ChatError` with a cause. Keys come from the environment and
+appear in no message; even a server that quotes the key back doesn't get it into one.
 """
 
 from __future__ import annotations
 
 import asyncio
+import email.utils
 import os
 import re
-from collections.abc import AsyncIterator, Sequence
+import time
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
-from typing import Protocol, cast
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import openai
-from openai.types.chat import ChatCompletionMessageParam
-from openai.types.shared_params import ResponseFormatJSONSchema
 from pydantic import BaseModel, Field, ValidationError
 
-from rubric_rl.config.schema import LlmJudgeConfig
+from rubric_rl.config.schema import EndpointConfig, LlmJudgeConfig
 from rubric_rl.errors import ConfigError
-from rubric_rl.judging.chat import ChatError, ChatReply, JsonSchema
-from rubric_rl.types import FailureCause, Message
+from rubric_rl.judging.chat import ChatError, ChatReply, ChatRequest, TokenLogProbs
+from rubric_rl.judging.model_table import ModelTraits, traits_of
+from rubric_rl.types import FailureCause
 
 # The library insists on a key; servers that need none ignore it.
 _NO_KEY = "none"
 # A host that drops packets should cost seconds, not the time allowed for a long reply.
 _CONNECT_TIMEOUT_S = 10.0
 _MAX_MESSAGE_CHARS = 300
+# The budget says how many requests are out, not the connection pool.
+_MAX_CONNECTIONS = 4096
+_LONGEST_RETRY_AFTER_S = 3600.0
 
 
 # ----------------------------------------------------------------------------
@@ -41,9 +46,23 @@ class _Reply(BaseModel):
     content: str | None = None
 
 
+class _Alternative(BaseModel):
+    token: str
+    logprob: float
+
+
+class _Token(_Alternative):
+    top_logprobs: list[_Alternative] = []
+
+
+class _LogProbs(BaseModel):
+    content: list[_Token] | None = None
+
+
 class _Choice(BaseModel):
     message: _Reply
     finish_reason: str | None = None
+    logprobs: _LogProbs | None = None
 
 
 class _Usage(BaseModel):
@@ -54,6 +73,7 @@ class _Usage(BaseModel):
 class _Completion(BaseModel):
     choices: list[_Choice] = Field(min_length=1)
     usage: _Usage | None = None
+    model: str | None = None
 
 
 class _ServedModel(BaseModel):
@@ -75,8 +95,8 @@ class _Answer(Protocol):
     def status_code(self) -> int: ...
 
 
-# Status of the latest attempt's answer while the library waits to try again, so
-# that running out of time under a rate limit is told apart from a silent server.
+# Status of the answer to the attempt, so that a body that breaks off is told apart from
+# a silent server.
 _answered: ContextVar[int | None] = ContextVar("_answered", default=None)
 
 
@@ -89,58 +109,43 @@ async def _on_response(response: _Answer) -> None:
 
 
 class OpenAIChatClient:
-    """A `ChatClient` over openai's asynchronous client.
+    """A `ChatClient` over openai's asynchronous client. An attempt takes at most `timeout_s`."""
 
-    One call takes at most `timeout_s`, retries included. The library retries 429,
-    5xx and lost connections with growing waits, and honours Retry-After.
-    """
-
-    def __init__(self, config: LlmJudgeConfig) -> None:
+    def __init__(self, endpoint: EndpointConfig, llm: LlmJudgeConfig) -> None:
         """Reads the key; connects to nothing.
 
         Raises:
             ConfigError: the URL is no URL, or the variable with the key is not set.
         """
-        _check_url(config.base_url)
-        self._config = config
-        self._key = _read_key(config.api_key_env)
+        _check_url(endpoint.base_url)
+        self._endpoint = endpoint
+        self._llm = llm
+        self._traits = traits_of(llm.model)
+        self._key = _read_key(endpoint.api_key_env)
         self._openai = openai.AsyncOpenAI(
-            base_url=config.base_url,
+            base_url=endpoint.base_url,
             api_key=self._key,
-            max_retries=config.max_retries,
+            max_retries=0,
             timeout=openai.Timeout(None, connect=_CONNECT_TIMEOUT_S),
             http_client=openai.DefaultAsyncHttpxClient(
-                event_hooks={"request": [_on_request], "response": [_on_response]}
+                event_hooks={"request": [_on_request], "response": [_on_response]},
+                limits=_limits(),
             ),
         )
 
     def __repr__(self) -> str:
-        return f"OpenAIChatClient({self._config.model!r} at {self._config.base_url!r})"
+        return f"OpenAIChatClient({self._llm.model!r} at {self._endpoint.base_url!r})"
 
     async def close(self) -> None:
         await self._openai.close()
 
-    async def complete(
-        self, messages: Sequence[Message], *, schema: JsonSchema | None, max_tokens: int
-    ) -> ChatReply:
+    async def complete(self, request: ChatRequest) -> ChatReply:
         """See `ChatClient.complete`."""
-        turns = [{"role": message.role, "content": message.content} for message in messages]
         async with self._boundary():
             answer = await self._openai.chat.completions.with_raw_response.create(
-                model=self._config.model,
-                messages=cast(list[ChatCompletionMessageParam], turns),
-                temperature=self._config.temperature,
-                max_tokens=max_tokens,
-                response_format=openai.omit if schema is None else _response_format(schema),
+                **request_fields(request, self._llm, self._traits)
             )
-            completion = _Completion.model_validate_json(answer.http_response.content)
-        choice, usage = completion.choices[0], completion.usage or _Usage()
-        return ChatReply(
-            text=choice.message.content or "",
-            finish_reason=choice.finish_reason or "",
-            prompt_tokens=usage.prompt_tokens,
-            completion_tokens=usage.completion_tokens,
-        )
+            return _reply(_Completion.model_validate_json(answer.http_response.content))
 
     async def served_models(self) -> list[str]:
         """Names of the models at the endpoint. Raises ChatError."""
@@ -158,25 +163,23 @@ class OpenAIChatClient:
         """
         _answered.set(None)
         try:
-            async with asyncio.timeout(self._config.timeout_s):
+            async with asyncio.timeout(self._llm.timeout_s):
                 yield
         except TimeoutError:
-            raise self._out_of_time() from None
+            where = self._endpoint.base_url
+            message = f"no reply from {where} in {self._llm.timeout_s:g} s"
+            raise ChatError(FailureCause.TIMEOUT, message) from None
         except openai.APIError as err:
             raise self._failed(err) from None
         except ValidationError:
-            message = f"{self._config.base_url} gave an answer of another form than OpenAI's"
+            message = f"{self._endpoint.base_url} gave an answer of another form than OpenAI's"
             raise ChatError(FailureCause.TRANSPORT, message, _answered.get()) from None
-
-    def _out_of_time(self) -> ChatError:
-        status = _answered.get()
-        message = f"no reply from {self._config.base_url} in {self._config.timeout_s:g} s"
-        if status is None or status < 400:
-            return ChatError(FailureCause.TIMEOUT, message)
-        return ChatError(_cause_of_status(status), f"{message}: it kept answering {status}", status)
 
     def _failed(self, err: openai.APIError) -> ChatError:
         status = err.status_code if isinstance(err, openai.APIStatusError) else None
+        retry_after = None
+        if isinstance(err, openai.APIStatusError):
+            retry_after = retry_after_s(err.response.headers, time.time())
         if status is not None:
             cause = _cause_of_status(status)
         elif isinstance(err, openai.APITimeoutError):
@@ -184,9 +187,82 @@ class OpenAIChatClient:
         else:
             cause = FailureCause.TRANSPORT
         text = f"{err}" if status else f"{err} {err.__cause__ or ''}".strip()
-        if self._config.api_key_env is not None:
+        if self._endpoint.api_key_env is not None:
             text = text.replace(self._key, "[key]")
-        return ChatError(cause, text[:_MAX_MESSAGE_CHARS], status)
+        return ChatError(cause, text[:_MAX_MESSAGE_CHARS], status, retry_after)
+
+
+def _limits() -> Any:
+    """The HTTP library's own class; which library that is depends on openai's version."""
+    return type(openai.DEFAULT_CONNECTION_LIMITS)(
+        max_connections=_MAX_CONNECTIONS, max_keepalive_connections=_MAX_CONNECTIONS
+    )
+
+
+def request_fields(
+    request: ChatRequest, llm: LlmJudgeConfig, traits: ModelTraits
+) -> dict[str, Any]:
+    """The request in OpenAI's words, without what the model doesn't accept."""
+    fields: dict[str, Any] = {
+        "model": llm.model,
+        "messages": [{"role": m.role, "content": m.content} for m in request.messages],
+        traits.max_tokens_parameter: request.max_tokens,
+    }
+    if traits.accepts_temperature:
+        fields["temperature"] = llm.temperature
+    if request.schema is not None:
+        schema = {"name": "verdicts", "strict": True, "schema": request.schema}
+        fields["response_format"] = {"type": "json_schema", "json_schema": schema}
+    elif request.contract == "json_object":
+        fields["response_format"] = {"type": "json_object"}
+    if request.logprobs and traits.max_top_logprobs:
+        fields |= {"logprobs": True, "top_logprobs": traits.max_top_logprobs}
+    return fields
+
+
+def retry_after_s(headers: Mapping[str, str], now: float) -> float | None:
+    """Seconds that a server asks to wait, in any of the forms in use; None without one.
+
+    `now` is in seconds since 1970.
+    """
+    try:
+        if "retry-after-ms" in headers:
+            seconds = float(headers["retry-after-ms"]) / 1000
+        elif "retry-after" in headers:
+            seconds = _seconds(headers["retry-after"], now)
+        else:
+            return None
+    except (ValueError, TypeError):
+        return None
+    return min(max(0.0, seconds), _LONGEST_RETRY_AFTER_S)
+
+
+def _seconds(value: str, now: float) -> float:
+    """A number of seconds, or a date."""
+    try:
+        return float(value)
+    except ValueError:
+        return email.utils.parsedate_to_datetime(value).timestamp() - now
+
+
+def _reply(completion: _Completion) -> ChatReply:
+    choice, usage = completion.choices[0], completion.usage or _Usage()
+    logprobs = choice.logprobs.content if choice.logprobs is not None else None
+    return ChatReply(
+        text=choice.message.content or "",
+        finish_reason=choice.finish_reason or "",
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.completion_tokens,
+        model=completion.model or "",
+        tokens=tuple(
+            TokenLogProbs(
+                text=token.token,
+                log_prob=token.logprob,
+                top={top.token: top.logprob for top in token.top_logprobs},
+            )
+            for token in logprobs or ()
+        ),
+    )
 
 
 def _cause_of_status(status: int) -> FailureCause:
@@ -195,13 +271,6 @@ def _cause_of_status(status: int) -> FailureCause:
     if status == 408:
         return FailureCause.TIMEOUT
     return FailureCause.REFUSED_REQUEST if 400 <= status < 500 else FailureCause.TRANSPORT
-
-
-def _response_format(schema: JsonSchema) -> ResponseFormatJSONSchema:
-    return {
-        "type": "json_schema",
-        "json_schema": {"name": "verdicts", "strict": True, "schema": schema},
-    }
 
 
 def _check_url(base_url: str) -> None:

@@ -1,25 +1,28 @@
 """The judge: a verdict, or UNKNOWN with its cause, on every criterion of a rubric.
 
-Criteria with a rule are executed. The others go to the chat model together, in
-one call; what it leaves UNKNOWN is asked again, alone and under a new nonce,
-until `max_asks` calls are made. A verdict once given stands. Nothing that the
-model or the network does is an exception here.
+    criteria with a rule     are executed
+    criteria in the cache    have their verdict
+    all others               go to the chat model; see `asking` and `votes`
+
+A verdict once given stands. Nothing that the model or the network does is an
+exception here.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
+import hashlib
+import json
 import secrets
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
-from rubric_rl.config.schema import LlmJudgeConfig
 from rubric_rl.errors import ConfigError
-from rubric_rl.judging.chat import ChatClient, ChatError
-from rubric_rl.judging.reply import all_unknown, parse_reply, reply_schema
+from rubric_rl.judging.asking import Asker, LlmJudge, Tally
+from rubric_rl.judging.cache import CacheContext, CachedVerdict, VerdictCache, verdict_key
 from rubric_rl.judging.templates import JudgeTemplates
+from rubric_rl.judging.votes import vote
 from rubric_rl.rubrics.rules import RuleCheck, RuleTimeoutError
 from rubric_rl.types import (
     Criterion,
@@ -31,20 +34,8 @@ from rubric_rl.types import (
     VerdictValue,
 )
 
-logger = logging.getLogger(__name__)
-
 RULES = "rules"
 """`judge_id` and `mode` of a judgement that needed no model."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LlmJudge:
-    """The chat model that a `RubricJudge` asks."""
-
-    client: ChatClient
-    config: LlmJudgeConfig
-    structured_output: bool
-    """Constrain replies by a JSON schema; see `endpoint.check_endpoint`."""
 
 
 def check_rubrics(rubrics: Iterable[Rubric], *, has_llm: bool) -> None:
@@ -70,15 +61,6 @@ def check_rubrics(rubrics: Iterable[Rubric], *, has_llm: bool) -> None:
         )
 
 
-@dataclass(slots=True)
-class _Tally:
-    """What the calls of one sample came to."""
-
-    calls: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-
-
 def _new_nonce() -> str:
     return secrets.token_hex(4)
 
@@ -87,83 +69,149 @@ class RubricJudge:
     """Judges one sample after the other, or many at once from one event loop."""
 
     def __init__(
-        self, llm: LlmJudge | None = None, *, new_nonce: Callable[[], str] = _new_nonce
+        self,
+        llm: LlmJudge | None = None,
+        *,
+        cache: VerdictCache | None = None,
+        templates: JudgeTemplates | None = None,
+        new_nonce: Callable[[], str] = _new_nonce,
     ) -> None:
         """Without `llm`, every criterion must carry a rule; see `check_rubrics`."""
         self._llm = llm
-        self._templates = JudgeTemplates.load()
+        self._cache = cache
+        self._templates = templates or JudgeTemplates.load()
         self._new_nonce = new_nonce
+
+    @property
+    def template_hash(self) -> str:
+        return self._templates.template_hash
 
     async def judge(self, request: JudgeRequest) -> Judgement:
         """Give all verdicts, in the order of the rubric's criteria."""
         started = time.perf_counter()
-        criteria, tally = request.rubric.criteria, _Tally()
-        # In a thread: a hostile answer can hold a pattern for its whole time limit, and
-        # other samples' replies must not seem late meanwhile.
-        verdicts = await asyncio.to_thread(_check_rules, criteria, request.sample.text)
+        criteria, tally = request.rubric.criteria, Tally()
         for_llm = [criterion for criterion in criteria if criterion.rule is None]
+        verdicts: dict[str, Verdict] = {}
+        if len(for_llm) < len(criteria):
+            # In a thread: a hostile answer can hold a pattern for its whole time limit, and
+            # other samples' replies must not seem late meanwhile.
+            verdicts |= await asyncio.to_thread(_check_rules, criteria, request.sample.text)
         if for_llm:
-            verdicts |= await self._ask_until_known(request, for_llm, tally)
+            assert self._llm is not None, "criteria without a rule need an LLM judge"
+            verdicts |= await self._by_llm(self._llm, request, for_llm, tally)
+        parts = [] if self._llm is None or not for_llm else [(self._llm.judge_id, self._llm.mode)]
+        parts += [(RULES, RULES)] if len(for_llm) < len(criteria) else []
         return Judgement(
             rubric_id=request.rubric.rubric_id,
             rubric_version=request.rubric.version,
-            judge_id=self._judge_id(criteria),
-            template_hash=self._templates.template_hash if for_llm else "",
-            mode="all" if for_llm else RULES,
+            judge_id="+".join(judge_id for judge_id, _ in parts),
+            template_hash=self._templates.template_hash,
+            mode="+".join(mode for _, mode in parts),
             verdicts=tuple(verdicts[criterion.cid] for criterion in criteria),
-            num_calls=tally.calls,
-            prompt_tokens=tally.prompt_tokens,
-            completion_tokens=tally.completion_tokens,
+            usage=tally.usage,
             latency_s=time.perf_counter() - started,
         )
 
-    def _judge_id(self, criteria: Sequence[Criterion]) -> str:
-        parts = []
-        if self._llm is not None and any(criterion.rule is None for criterion in criteria):
-            parts.append(self._llm.config.model)
-        if any(criterion.rule is not None for criterion in criteria):
-            parts.append(RULES)
-        return "+".join(parts)
-
-    async def _ask_until_known(
-        self, request: JudgeRequest, criteria: Sequence[Criterion], tally: _Tally
+    async def _by_llm(
+        self, llm: LlmJudge, request: JudgeRequest, criteria: Sequence[Criterion], tally: Tally
     ) -> dict[str, Verdict]:
-        assert self._llm is not None, "criteria without a rule need check_rubrics(has_llm=True)"
-        verdicts: dict[str, Verdict] = {}
-        pending = criteria
-        for _ in range(self._llm.config.max_asks):
-            verdicts |= await self._ask(self._llm, request, pending, tally)
-            pending = [c for c in criteria if verdicts[c.cid].value is VerdictValue.UNKNOWN]
-            if not pending or verdicts[pending[0].cid].cause is FailureCause.REFUSED_REQUEST:
-                break  # nothing left to ask, or a request that would be refused again
+        """Verdicts of the chat model, those it gave before included."""
+        keys = self._keys(llm, request, criteria)
+        verdicts = await self._cached(keys, tally)
+        missing = [criterion for criterion in criteria if criterion.cid not in verdicts]
+        if missing:
+            asker = Asker(llm, self._templates, request, tally, self._new_nonce)
+            config = llm.config
+            asked = await vote(missing, asker.poll, votes=config.votes, majority=config.majority)
+            await self._store(keys, asked, tally)
+            verdicts |= asked
         return verdicts
 
-    async def _ask(
-        self, llm: LlmJudge, request: JudgeRequest, criteria: Sequence[Criterion], tally: _Tally
-    ) -> dict[str, Verdict]:
-        """One call. A call without a reply gives UNKNOWN for all, with the call's cause."""
-        nonce, cids = self._new_nonce(), [criterion.cid for criterion in criteria]
-        messages = self._templates.messages(
-            conversation=request.record.messages,
-            answer=request.sample.text,
-            criteria=criteria,
-            nonce=nonce,
+    # ------------------------------------------------------------------------
+    # Cache
+
+    def _keys(
+        self, llm: LlmJudge, request: JudgeRequest, criteria: Sequence[Criterion]
+    ) -> dict[str, str]:
+        """Key by criterion id; empty without a cache."""
+        if self._cache is None:
+            return {}
+        context = _cache_context(llm, request, self._templates.template_hash)
+        return {c.cid: verdict_key(context, c.text) for c in criteria}
+
+    async def _cached(self, keys: Mapping[str, str], tally: Tally) -> dict[str, Verdict]:
+        if self._cache is None:
+            return {}
+        found = await asyncio.to_thread(self._cache.get, list(keys.values()))
+        verdicts = {
+            cid: Verdict(
+                cid=cid,
+                value=found[key].value,
+                reason=found[key].reason,
+                probability=found[key].probability,
+                votes=found[key].votes,
+                cached=True,
+            )
+            for cid, key in keys.items()
+            if key in found
+        }
+        hits = [found[keys[cid]] for cid in verdicts]
+        tally.usage = replace(
+            tally.usage,
+            cached_verdicts=len(hits),
+            saved_tokens=sum(hit.tokens for hit in hits),
+            saved_usd=sum(hit.cost_usd for hit in hits),
         )
-        tally.calls += 1
-        try:
-            reply = await llm.client.complete(
-                messages,
-                schema=reply_schema(cids, nonce) if llm.structured_output else None,
-                max_tokens=llm.config.max_reply_tokens,
+        return verdicts
+
+    async def _store(
+        self, keys: Mapping[str, str], asked: Mapping[str, Verdict], tally: Tally
+    ) -> None:
+        if self._cache is None:
+            return
+        entries = {
+            keys[cid]: CachedVerdict(
+                value=verdict.value,
+                reason=verdict.reason,
+                probability=verdict.probability,
+                votes=verdict.votes,
+                tokens=tally.tokens[cid],
+                cost_usd=tally.cost_usd[cid],
             )
-        except ChatError as err:
-            logger.info(
-                "judge call for prompt %r: %s: %s", request.record.prompt_id, err.cause, err
-            )
-            return all_unknown(cids, err.cause, str(err)).verdicts
-        tally.prompt_tokens += reply.prompt_tokens
-        tally.completion_tokens += reply.completion_tokens
-        return parse_reply(reply.text, reply.finish_reason, cids, nonce).verdicts
+            for cid, verdict in asked.items()
+            if verdict.value is not VerdictValue.UNKNOWN
+        }
+        if entries:
+            await asyncio.to_thread(self._cache.put, entries)
+
+
+def _cache_context(llm: LlmJudge, request: JudgeRequest, template_hash: str) -> CacheContext:
+    config, record = llm.config, request.record
+    turns = [[message.role, message.content] for message in record.messages]
+    reference = record.reference if config.show_reference else None
+    sampling = {
+        "contract": llm.contract,
+        "temperature": config.temperature,
+        "max_reply_tokens": config.max_reply_tokens,
+        "votes": [config.majority, config.votes],
+        "logprobs": config.logprobs,
+    }
+    return CacheContext(
+        prompt_hash=_hash([turns, reference]),
+        response_hash=_hash(request.sample.text),
+        judge_id=llm.judge_id,
+        template_hash=template_hash,
+        mode=llm.mode,
+        sampling=json.dumps(sampling, sort_keys=True),
+    )
+
+
+def _hash(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, ensure_ascii=True).encode()).hexdigest()
+
+
+# ----------------------------------------------------------------------------
+# Rules
 
 
 def _check_rules(criteria: Sequence[Criterion], text: str) -> dict[str, Verdict]:

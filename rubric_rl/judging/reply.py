@@ -2,6 +2,10 @@
 
     {"nonce": "9f86d081", "verdicts": [{"id": "c1", "reason": "...", "verdict": "met"}]}
 
+or, for models that don't write JSON, under the contract `text`, a line for each criterion:
+
+    9f86d081 | c1 | ... | met
+
 The nonce is new in each call and unknown to the policy, so a verdict that the
 model merely copies out of the answer doesn't carry it and doesn't count.
 Whatever departs from the contract says something of the judge and nothing of
@@ -17,9 +21,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rubric_rl.judging.chat import JsonSchema
-from rubric_rl.types import FailureCause, Verdict, VerdictValue
+from rubric_rl.types import FailureCause, JudgeContract, Verdict, VerdictValue
 
-_THINK_OPEN, _THINK_CLOSE = "<think>", "</think>"
+_THINK_OPEN = "<think>"
+_THINK_END = re.compile(r"</think>")
 _OBJECT_START = re.compile(r'\{[ \t\r\n]*"')
 _CHOICES = {"met": VerdictValue.MET, "unmet": VerdictValue.UNMET}
 
@@ -59,13 +64,21 @@ def reply_schema(cids: Sequence[str], nonce: str) -> JsonSchema:
     }
 
 
-def parse_reply(text: str, finish_reason: str, cids: Sequence[str], nonce: str) -> ParsedReply:
+def parse_reply(
+    text: str,
+    finish_reason: str,
+    cids: Sequence[str],
+    nonce: str,
+    contract: JudgeContract = "structured_outputs",
+) -> ParsedReply:
     """Read a judge's reply on the criteria `cids`. Never raises."""
     if finish_reason == "length":
         return all_unknown(cids, FailureCause.TRUNCATED, "the reply was cut at its longest length")
-    body = _without_thinking(text)
+    body = _without_thinking(text, nonce)
     if body is None:
         return all_unknown(cids, FailureCause.UNPARSEABLE, "the reply never stops thinking")
+    if contract == "text":
+        return _read_lines(body, cids, nonce)
     found = _find_objects(body, nonce)
     if not found.right:
         if found.has_other_verdicts:
@@ -99,13 +112,21 @@ class _Found:
     has_other_verdicts: bool = False
 
 
-def _without_thinking(text: str) -> str | None:
-    """The text after a leading think block; None if the block never closes."""
+def _without_thinking(text: str, nonce: str) -> str | None:
+    """The text after thinking; None if thinking never ends.
+
+    Some chat templates open the block themselves, so that only its end is in the
+    reply. A reason can quote the marks out of a hostile answer: the text is cut only
+    where the nonce still follows.
+    """
     text = text.lstrip()
-    if not text.startswith(_THINK_OPEN):
-        return text
-    _, closed, body = text.partition(_THINK_CLOSE)
-    return body if closed else None
+    ends = [match.end() for match in _THINK_END.finditer(text)]
+    for end in reversed(ends):
+        if nonce in text[end:]:
+            return text[end:]
+    if text.startswith(_THINK_OPEN):
+        return text[ends[0] :] if ends else None
+    return text
 
 
 def _find_objects(text: str, nonce: str) -> _Found:
@@ -138,6 +159,28 @@ def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 # ----------------------------------------------------------------------------
+# Lines
+
+
+_LINE_PARTS = 4
+
+
+def _read_lines(body: str, cids: Sequence[str], nonce: str) -> ParsedReply:
+    """Verdicts of the lines that carry the nonce; other lines are words around them."""
+    lines = [line.split("|") for line in body.splitlines() if line.count("|") >= _LINE_PARTS - 1]
+    parts = [[part.strip() for part in line] for line in lines]
+    right = [line for line in parts if line[0] == nonce]
+    if not right:
+        if parts:
+            return all_unknown(cids, FailureCause.WRONG_NONCE, "the lines lack the call's nonce")
+        return all_unknown(cids, FailureCause.UNPARSEABLE, "the reply holds no verdict line")
+    entries: list[object] = [
+        {"id": line[1], "reason": " | ".join(line[2:-1]), "verdict": line[-1]} for line in right
+    ]
+    return _read_entries(entries, cids)
+
+
+# ----------------------------------------------------------------------------
 # Reading it
 
 
@@ -145,6 +188,10 @@ def _read_object(value: dict[str, object], cids: Sequence[str]) -> ParsedReply:
     entries = value.get("verdicts")
     if not isinstance(entries, list):
         return all_unknown(cids, FailureCause.UNPARSEABLE, "the reply holds no list of verdicts")
+    return _read_entries(entries, cids)
+
+
+def _read_entries(entries: Sequence[object], cids: Sequence[str]) -> ParsedReply:
     named = [(entry.get("id"), entry) for entry in entries if isinstance(entry, dict)]
     asked = [(cid, entry) for cid, entry in named if isinstance(cid, str) and cid in cids]
     counts = Counter(cid for cid, _ in asked)

@@ -1,4 +1,4 @@
-"""The judge's prompt: two template files and the way they are filled.
+"""The judge's prompt: its template files and the way they are filled.
 
 The answer comes from the policy, which is rewarded for whatever the judge
 believes, so it is treated as hostile:
@@ -19,12 +19,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from pathlib import Path
 
 from rubric_rl.errors import ConfigError
-from rubric_rl.types import Criterion, Message
+from rubric_rl.types import Criterion, JudgeContract, Message
 
 _PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}")
 _TILDES = re.compile(r"~+")
@@ -59,33 +60,57 @@ class Template:
         return _PLACEHOLDER.sub(lambda match: values[match[1]], self.text)
 
 
+_PLACEHOLDERS: dict[str, tuple[str, ...]] = {
+    "rules": ("reply",),
+    "reply_json": (),
+    "reply_text": (),
+    "user": ("conversation", "reference", "fence", "answer", "criteria", "nonce"),
+    "reference": ("fence", "reference"),
+}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JudgeTemplates:
-    """The system and the user message of one judge call."""
+    """The texts of a judge call. They cross nodes as they are, so that all workers use the same.
 
-    system: Template
+    rules.txt        system message: what a judge does; `{{reply}}` is one of the next two
+    reply_json.txt   how to reply under the contracts structured_outputs and json_object
+    reply_text.txt   how to reply under the contract text
+    user.txt         user message: conversation, answer, criteria
+    reference.txt    the section for a reference answer, left out where there is none
+    """
+
+    rules: Template
+    reply_json: Template
+    reply_text: Template
     user: Template
+    reference: Template
     template_hash: str
-    """SHA-256 over both files, first 16 hex digits."""
+    """SHA-256 over all files, first 16 hex digits."""
 
     @classmethod
-    def load(cls) -> JudgeTemplates:
-        """Read the packaged templates."""
-        folder = resources.files("rubric_rl.judging") / "templates"
-        return cls.parse(
-            system=(folder / "judge_system.txt").read_text(encoding="utf-8"),
-            user=(folder / "judge_user.txt").read_text(encoding="utf-8"),
-        )
+    def load(cls, folder: str | None = None) -> JudgeTemplates:
+        """Read the files of a folder, or the packaged ones.
+
+        Raises:
+            ConfigError: a file is missing, not UTF-8, or its placeholders are not those wanted.
+        """
+        if folder is None:
+            packaged = resources.files("rubric_rl.judging") / "templates"
+            read = {name: packaged / f"{name}.txt" for name in _PLACEHOLDERS}
+            return cls.parse({n: f.read_text(encoding="utf-8") for n, f in read.items()})
+        return cls.parse({name: _read(Path(folder), name) for name in _PLACEHOLDERS})
 
     @classmethod
-    def parse(cls, *, system: str, user: str) -> JudgeTemplates:
+    def parse(cls, texts: Mapping[str, str]) -> JudgeTemplates:
         """Raises ConfigError on an unknown or missing placeholder."""
-        names = ("conversation", "fence", "answer", "criteria", "nonce")
-        return cls(
-            system=Template.parse(system, (), name="judge_system"),
-            user=Template.parse(user, names, name="judge_user"),
-            template_hash=hashlib.sha256(json.dumps([system, user]).encode()).hexdigest()[:16],
-        )
+        templates = {
+            name: Template.parse(texts[name], placeholders, name=name)
+            for name, placeholders in _PLACEHOLDERS.items()
+        }
+        payload = json.dumps([texts[name] for name in _PLACEHOLDERS])
+        digest = hashlib.sha256(payload.encode()).hexdigest()[:16]
+        return cls(**templates, template_hash=digest)
 
     def messages(
         self,
@@ -94,10 +119,14 @@ class JudgeTemplates:
         answer: str,
         criteria: Sequence[Criterion],
         nonce: str,
+        contract: JudgeContract = "structured_outputs",
+        reference: str | None = None,
     ) -> tuple[Message, Message]:
         """The messages that ask for a verdict on each of `criteria`."""
+        reply = self.reply_text if contract == "text" else self.reply_json
         user = self.user.fill(
             conversation=_render_conversation(conversation),
+            reference=self._render_reference(reference),
             fence=f"{fence_for([answer])} {nonce}",
             answer=answer,
             criteria="\n".join(_render_criterion(criterion) for criterion in criteria),
@@ -106,9 +135,26 @@ class JudgeTemplates:
         # A lone surrogate can't be sent: it has no UTF-8 form.
         user = user.encode("utf-8", "replace").decode()
         return (
-            Message(role="system", content=self.system.fill()),
+            Message(role="system", content=self.rules.fill(reply=reply.fill().rstrip("\n"))),
             Message(role="user", content=user),
         )
+
+    def _render_reference(self, reference: str | None) -> str:
+        if reference is None:
+            return ""
+        return self.reference.fill(fence=fence_for([reference]), reference=reference)
+
+
+def _read(folder: Path, name: str) -> str:
+    path = folder / f"{name}.txt"
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as err:
+        wanted = ", ".join(f"{other}.txt" for other in _PLACEHOLDERS)
+        raise ConfigError(
+            f"judge.llm.template_dir={str(folder)!r}: {path.name} can't be read ({err}); the "
+            f"folder must hold {wanted}, copies of the packaged ones to start with"
+        ) from err
 
 
 def fence_for(texts: Sequence[str]) -> str:

@@ -37,7 +37,10 @@ _HEADLINE: tuple[tuple[str, str], ...] = (
     ("policy/kl_ref", "KL {:.4f}"),
     ("judge/coverage_mean", "coverage {:.2f}"),
     ("rollout/tokens_per_s", "{:.0f} tokens/s"),
+    ("judge/spent_usd", "judges ${:.2f}"),
 )
+# Not worth a word as long as it is 0.
+_SHOWN_ABOVE_0 = frozenset({"judge/spent_usd"})
 _PHASES: tuple[tuple[str, str], ...] = (
     ("time/rollout_s", "rollout {:.1f}"),
     ("time/judge_wait_s", "judge wait {:.1f}"),
@@ -168,7 +171,11 @@ def _make_progress(console: RichConsole) -> Progress:
 
 
 def _shown(metrics: Mapping[str, float], shown: tuple[tuple[str, str], ...]) -> Iterator[str]:
-    return (form.format(metrics[name]) for name, form in shown if name in metrics)
+    return (
+        form.format(metrics[name])
+        for name, form in shown
+        if name in metrics and (metrics[name] > 0 or name not in _SHOWN_ABOVE_0)
+    )
 
 
 def _phase_times(metrics: Mapping[str, float]) -> str:

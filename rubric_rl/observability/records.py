@@ -1,7 +1,8 @@
-"""What is logged of a step: its metrics and one readable row for each judged sample.
+"""What is logged of a step: its metrics, a row for each judged sample, one for each criterion.
 
-A row carries everything that is needed to see why a sample got its reward. On
-disk it is one JSON object, `encode_row` writes it and `decode_row` validates it.
+A sample's row carries everything that is needed to see why it got its reward. On
+disk a row is one JSON object: `encode_row` writes a sample's and `decode_row`
+validates it, `encode_criterion` writes a criterion's.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -18,9 +19,11 @@ from pydantic import TypeAdapter, ValidationError
 from rubric_rl.errors import DataError
 from rubric_rl.types import (
     Criterion,
+    CriterionKind,
     FailureCause,
     FinishReason,
     JudgedSample,
+    JudgeUsage,
     Message,
     Polarity,
     PromptRecord,
@@ -32,6 +35,7 @@ from rubric_rl.types import (
 Phase = Literal["train", "eval"]
 
 SAMPLE_FORMAT = "rubric_rl.sample/1"
+CRITERION_FORMAT = "rubric_rl.criterion/1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,11 +50,20 @@ class CriterionRow:
     reason: str
     cause: FailureCause | None
     """Set exactly when the verdict is UNKNOWN."""
+    kind: CriterionKind = "normal"
+    probability: float | None = None
+    """The judge's, that the criterion is met; None where it isn't told."""
+    votes: tuple[VerdictValue, ...] = ()
+    """What the verdict was decided by; empty if by one call."""
+    cached: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleRow:
-    """One judged sample, readable on its own."""
+    """One judged sample, readable on its own.
+
+    Fields with a default are missing in rows of earlier versions.
+    """
 
     step: int
     phase: Phase
@@ -71,6 +84,41 @@ class SampleRow:
     rubric_id: str
     rubric_version: int
     judge_id: str
+    template_hash: str = ""
+    mode: str = ""
+    gated_from: float | None = None
+    """The reward that a failed essential or veto criterion took away."""
+    usage: JudgeUsage = field(default_factory=JudgeUsage)
+    """What judging this sample took."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CriterionStats:
+    """One criterion of one prompt, over the samples of its group in one step.
+
+    A sample's judge tokens, cost and latency are shared equally over the criteria
+    that the LLM judged for it: those without a rule whose verdict is not from the
+    cache. A call judges several criteria at once, so more can't be told. Rule
+    criteria and cached verdicts take no share.
+    """
+
+    step: int
+    phase: Phase
+    prompt_id: str
+    cid: str
+    rubric_version: int
+    num_verdicts: int
+    num_unknown: int
+    num_cached: int
+    unknown_causes: tuple[tuple[FailureCause, int], ...]
+    """Causes of the UNKNOWN verdicts with their numbers, most frequent first."""
+    pass_rate: float | None
+    """MET verdicts over judged ones, whatever the polarity; None if none was judged."""
+    variance: float | None
+    """Of the judged verdicts, met 1 and unmet 0: p (1 - p). None if fewer than two were judged."""
+    judge_tokens: float
+    judge_cost_usd: float
+    judge_latency_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +134,7 @@ class StepRecord:
     metrics: Mapping[str, float]
     """Names are in `metrics.METRICS`, values are finite."""
     rows: tuple[SampleRow, ...]
+    criteria: tuple[CriterionStats, ...] = ()
 
 
 def sample_row(
@@ -118,6 +167,10 @@ def sample_row(
         rubric_id=judgement.rubric_id,
         rubric_version=judgement.rubric_version,
         judge_id=judgement.judge_id,
+        template_hash=judgement.template_hash,
+        mode=judgement.mode,
+        gated_from=judged.score.gated_from,
+        usage=judgement.usage,
     )
 
 
@@ -130,6 +183,10 @@ def _criterion_row(criterion: Criterion, verdict: Verdict) -> CriterionRow:
         verdict=verdict.value,
         reason=verdict.reason,
         cause=verdict.cause,
+        kind=criterion.kind,
+        probability=verdict.probability,
+        votes=verdict.votes,
+        cached=verdict.cached,
     )
 
 
@@ -145,6 +202,13 @@ def encode_row(row: SampleRow) -> str:
     # A lone surrogate can't be encoded as UTF-8, and a hostile completion may hold one.
     text = json.dumps(payload, ensure_ascii=False, allow_nan=False)
     return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def encode_criterion(stats: CriterionStats) -> str:
+    """One line of JSON, without its end; the causes as an object. ValueError as in `encode_row`."""
+    payload = {"format": CRITERION_FORMAT, **dataclasses.asdict(stats)}
+    payload["unknown_causes"] = dict(stats.unknown_causes)
+    return json.dumps(payload, allow_nan=False)
 
 
 def decode_row(line: str) -> SampleRow:

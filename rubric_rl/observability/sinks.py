@@ -8,11 +8,20 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Protocol, TextIO
+from typing import Protocol, TextIO, TypeVar
 
 from rubric_rl.observability.atomic import write_text_atomic
 from rubric_rl.observability.metrics import check_names
-from rubric_rl.observability.records import Phase, SampleRow, StepRecord, encode_row
+from rubric_rl.observability.records import (
+    CriterionStats,
+    Phase,
+    SampleRow,
+    StepRecord,
+    encode_criterion,
+    encode_row,
+)
+
+T = TypeVar("T")
 
 
 class Sink(Protocol):
@@ -42,21 +51,24 @@ class MultiSink:
                 stack.callback(sink.close)
 
 
-_SAMPLE_FILE_PREFIX: Mapping[Phase, str] = {"train": "step", "eval": "eval"}
+_FILE_PREFIX: Mapping[Phase, str] = {"train": "step", "eval": "eval"}
 
 
 class JsonlSink:
-    """Writes `metrics.jsonl` and `samples/` of a run folder.
+    """Writes `metrics.jsonl`, `samples/` and `criteria/` of a run folder.
 
     A step is one object in `metrics.jsonl`: "step", "time" (seconds since 1970),
     then its metrics. Its training rows are in `samples/step_000003.jsonl`, its
-    held-out rows in `samples/eval_000003.jsonl`. The rows are written before the
-    metrics, so a step that is listed has its samples.
+    held-out rows in `samples/eval_000003.jsonl`; `criteria/` has files of the same
+    names, with a row for each criterion of each prompt. The rows are written before
+    the metrics, so a step that is listed has its rows.
     """
 
     def __init__(self, run_dir: Path, *, clock: Callable[[], float] = time.time) -> None:
         self._samples_dir = run_dir / "samples"
-        self._samples_dir.mkdir(parents=True, exist_ok=True)
+        self._criteria_dir = run_dir / "criteria"
+        for directory in (self._samples_dir, self._criteria_dir):
+            directory.mkdir(parents=True, exist_ok=True)
         self._path = run_dir / "metrics.jsonl"
         self._clock = clock
         self._last = _last_object(self._path)
@@ -65,7 +77,7 @@ class JsonlSink:
     def log(self, record: StepRecord) -> None:
         """Raises ValueError on an unlisted name, a value that isn't finite, an earlier step."""
         self._check(record)
-        for phase in _SAMPLE_FILE_PREFIX:
+        for phase in _FILE_PREFIX:
             self._write_rows(record, phase)
         line = {"step": record.step, "time": round(self._clock(), 3), **record.metrics}
         if self._last is not None and self._last["step"] == record.step:
@@ -96,11 +108,12 @@ class JsonlSink:
             raise ValueError(f"step {record.step} comes after step {self._last['step']:.0f}")
 
     def _write_rows(self, record: StepRecord, phase: Phase) -> None:
-        rows = [row for row in record.rows if row.phase == phase]
-        if rows:
-            name = f"{_SAMPLE_FILE_PREFIX[phase]}_{record.step:06d}.jsonl"
-            text = "".join(encode_row(row) + "\n" for row in rows)
-            write_text_atomic(self._samples_dir / name, text)
+        name = f"{_FILE_PREFIX[phase]}_{record.step:06d}.jsonl"
+        rows = [encode_row(row) for row in record.rows if row.phase == phase]
+        criteria = [encode_criterion(stats) for stats in record.criteria if stats.phase == phase]
+        for directory, lines in ((self._samples_dir, rows), (self._criteria_dir, criteria)):
+            if lines:
+                write_text_atomic(directory / name, "".join(f"{line}\n" for line in lines))
 
 
 def _last_object(metrics_jsonl: Path) -> dict[str, float] | None:
@@ -115,7 +128,15 @@ def spread_rows(rows: Sequence[SampleRow], limit: int) -> list[SampleRow]:
 
     So that a small table shows as many prompts as it has room for.
     """
-    ordered = sorted(rows, key=lambda row: (row.phase, row.prompt_id, row.sample_index))
+    return _spread(sorted(rows, key=lambda r: (r.phase, r.prompt_id, r.sample_index)), limit)
+
+
+def spread_criteria(criteria: Sequence[CriterionStats], limit: int) -> list[CriterionStats]:
+    """The same of criteria, in the order of phase, prompt and the rubric."""
+    return _spread(sorted(criteria, key=lambda c: (c.phase, c.prompt_id)), limit)
+
+
+def _spread(ordered: list[T], limit: int) -> list[T]:
     if len(ordered) <= limit:
         return ordered
     return [ordered[i * len(ordered) // limit] for i in range(limit)]

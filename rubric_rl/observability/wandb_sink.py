@@ -1,4 +1,4 @@
-"""The W&B sink: the same metrics, and a table of samples.
+"""The W&B sink: the same metrics, a table of samples and one of criteria.
 
 Training never depends on W&B. Without credentials the run is recorded offline
 in the run folder, and whatever goes wrong after the start switches this sink
@@ -7,9 +7,10 @@ off, once and visibly.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -17,8 +18,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from rubric_rl.config.schema import Config
 from rubric_rl.errors import ConfigError
 from rubric_rl.observability.metrics import METRICS, check_names
-from rubric_rl.observability.records import CriterionRow, SampleRow, StepRecord
-from rubric_rl.observability.sinks import spread_rows
+from rubric_rl.observability.records import CriterionRow, CriterionStats, SampleRow, StepRecord
+from rubric_rl.observability.sinks import spread_criteria, spread_rows
 
 if TYPE_CHECKING:
     import wandb  # takes more than a second, so only a run that uses it imports it
@@ -44,8 +45,29 @@ _COLUMNS = (
     "policy_version",
     "rubric_version",
     "judge_id",
+    "mode",
+    "gated_from",
+    "judge_tokens",
+    "judge_cost_usd",
+)
+_CRITERION_COLUMNS = (
+    "step",
+    "phase",
+    "prompt_id",
+    "cid",
+    "rubric_version",
+    "num_verdicts",
+    "num_unknown",
+    "num_cached",
+    "unknown_causes",
+    "pass_rate",
+    "variance",
+    "judge_tokens",
+    "judge_cost_usd",
+    "judge_latency_s",
 )
 
+Cell = str | int | float | None
 
 T = TypeVar("T")
 
@@ -92,7 +114,12 @@ class WandbSink:
         payload: dict[str, Any] = {"step": record.step, **record.metrics}
         rows = spread_rows(record.rows, self._table_rows)
         if rows:
-            payload["samples"] = _table(rows)
+            payload["samples"] = _table(_COLUMNS, [_cells(row) for row in rows])
+        criteria = spread_criteria(record.criteria, self._table_rows)
+        if criteria:
+            payload["criteria"] = _table(
+                _CRITERION_COLUMNS, [_criterion_cells(stats) for stats in criteria]
+            )
         return payload
 
     def _guard(self, action: str, call: Callable[[], object]) -> None:
@@ -218,16 +245,16 @@ def _notice(mode: Mode, why: str, run: wandb.Run) -> str:
 
 
 # ----------------------------------------------------------------------------
-# The samples table
+# The tables
 
 
-def _table(rows: list[SampleRow]) -> wandb.Table:
+def _table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> wandb.Table:
     import wandb
 
-    return wandb.Table(columns=list(_COLUMNS), data=[_cells(row) for row in rows])
+    return wandb.Table(columns=list(columns), data=[*rows])
 
 
-def _cells(row: SampleRow) -> list[str | int | float | None]:
+def _cells(row: SampleRow) -> list[Cell]:
     return [
         row.step,
         row.phase,
@@ -242,7 +269,17 @@ def _cells(row: SampleRow) -> list[str | int | float | None]:
         row.policy_version,
         row.rubric_version,
         row.judge_id,
+        row.mode,
+        row.gated_from,
+        row.usage.tokens,
+        row.usage.cost_usd,
     ]
+
+
+def _criterion_cells(stats: CriterionStats) -> list[Cell]:
+    causes = ", ".join(f"{cause} {count}" for cause, count in stats.unknown_causes)
+    cells: dict[str, Cell] = dataclasses.asdict(stats) | {"unknown_causes": causes}
+    return [cells[column] for column in _CRITERION_COLUMNS]
 
 
 def _verdict_line(row: CriterionRow) -> str:

@@ -1,11 +1,19 @@
 """From verdicts to a reward.
 
-Two rewards. With V = 1 for MET and 0 for UNMET, over judged criteria only:
+Three rewards. With V = 1 for MET and 0 for UNMET, over judged criteria only:
 
     weighted_share  sum w * good / sum w, good = V or 1 - V by polarity; in [0, 1].
                     "Chasing the Tail", section 2, which has positive criteria only.
     signed_points   sum polarity * w * V / sum w of positive criteria; at most 1, may be
                     negative. The score of one HealthBench answer, before any clipping.
+    gated           weighted_share over all judged criteria, gates among them, if every gate
+                    holds: each essential criterion is MET and each veto UNMET. 0 as soon
+                    as one gate is judged and does not hold, whatever the others are. No
+                    reward if none is known to fail and one is UNKNOWN: the answer may have
+                    earned its share or nothing, and either number would be made up.
+
+The kind of a criterion matters to `gated` alone. There, what a failed gate took
+away is kept beside the reward, so that both curves can be logged.
 
 A criterion whose verdict is UNKNOWN leaves numerator and denominator. It is
 not a zero: what it costs is coverage, and below a threshold the sample has no
@@ -20,7 +28,7 @@ from typing import Literal, NamedTuple
 
 from rubric_rl.types import Criterion, Rubric, Score, Verdict, VerdictValue
 
-RewardName = Literal["weighted_share", "signed_points"]
+RewardName = Literal["weighted_share", "signed_points", "gated"]
 
 
 class _Judged(NamedTuple):
@@ -52,9 +60,24 @@ def signed_points(rubric: Rubric, verdicts: Sequence[Verdict]) -> float | None:
     return _ratio(points, [j.criterion.weight for j in judged if j.criterion.polarity == 1])
 
 
+def gated(rubric: Rubric, verdicts: Sequence[Verdict]) -> float | None:
+    """The weighted share, or 0 if an essential criterion is UNMET or a veto is MET.
+
+    None if no criterion was judged, or if a gate is UNKNOWN and no other has failed.
+    Raises ValueError if verdicts and criteria don't match one to one, in any order.
+    """
+    share = weighted_share(rubric, verdicts)
+    if _gate_failed(rubric, verdicts):
+        return 0.0
+    gates = {criterion.cid for criterion in rubric.criteria if criterion.is_gate}
+    unknown = {verdict.cid for verdict in verdicts if verdict.value is VerdictValue.UNKNOWN}
+    return None if gates & unknown else share
+
+
 REWARDS: dict[RewardName, Callable[[Rubric, Sequence[Verdict]], float | None]] = {
     "weighted_share": weighted_share,
     "signed_points": signed_points,
+    "gated": gated,
 }
 
 
@@ -63,13 +86,27 @@ def score(
 ) -> Score:
     """Reward and coverage of one sample; the value is None when it is unscored.
 
-    A sample is unscored when its coverage is below `min_coverage` or when the
-    reward has no denominator. Raises ValueError if verdicts and criteria don't
-    match one to one, in any order.
+    A sample is unscored when its coverage is below `min_coverage`, even if a gate
+    failed, or when the reward has no value. `gated_from` is set exactly when the
+    reward is `gated`, the sample is scored and a gate failed. Raises ValueError if
+    verdicts and criteria don't match one to one, in any order.
     """
-    value = REWARDS[reward](rubric, verdicts)
     coverage = _coverage(rubric, verdicts)
-    return Score(value=None if coverage < min_coverage else value, coverage=coverage)
+    value = REWARDS[reward](rubric, verdicts) if coverage >= min_coverage else None
+    taken = reward == "gated" and value is not None and _gate_failed(rubric, verdicts)
+    return Score(
+        value=value,
+        coverage=coverage,
+        gated_from=weighted_share(rubric, verdicts) if taken else None,
+    )
+
+
+def _gate_failed(rubric: Rubric, verdicts: Sequence[Verdict]) -> bool:
+    """Whether a gate was judged and does not hold."""
+    return any(
+        judged.criterion.is_gate and judged.met != (judged.criterion.polarity == 1)
+        for judged in _judged(rubric, verdicts)
+    )
 
 
 def _coverage(rubric: Rubric, verdicts: Sequence[Verdict]) -> float:

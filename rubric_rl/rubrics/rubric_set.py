@@ -19,7 +19,7 @@ from typing import cast
 
 from rubric_rl.errors import DataError
 from rubric_rl.rubrics.validation import build_rubric
-from rubric_rl.types import Criterion, Rubric
+from rubric_rl.types import Criterion, Lineage, Rubric
 
 FORMAT = "rubric_rl.rubric_set/1"
 _HEADER_KEYS = {"format", "version", "content_hash", "num_rubrics"}
@@ -155,11 +155,22 @@ def _criterion_as_dict(criterion: Criterion) -> dict[str, object]:
         "weight": criterion.weight,
         "polarity": criterion.polarity,
     }
-    if criterion.rule is not None:
-        fields["rule"] = criterion.rule.as_dict()
+    # What has its default is left out: most criteria have nothing but the four above.
+    if criterion.kind != "normal":
+        fields["kind"] = criterion.kind
+    if criterion.axis is not None:
+        fields["axis"] = criterion.axis
     if criterion.tags:
         fields["tags"] = list(criterion.tags)
+    if criterion.rule is not None:
+        fields["rule"] = criterion.rule.as_dict()
+    if criterion.lineage is not None:
+        fields["lineage"] = _lineage_as_dict(criterion.lineage)
     return fields
+
+
+def _lineage_as_dict(lineage: Lineage) -> dict[str, object]:
+    return {"op": lineage.op, "from": list(lineage.sources)}
 
 
 def _rubric_of(fields: dict[str, object], source: str) -> Rubric:

@@ -6,8 +6,15 @@ A criterion as a file holds it:
     text      string, the statement to grade
     weight    finite number above 0
     polarity  1 (meeting it is good, the default) or -1 (meeting it is bad)
-    rule      optional object, a check to execute: see `rubrics.rules`
+    kind      "normal" (the default), "essential" (has polarity 1: the gated reward is 0
+              where it is not met) or "veto" (has polarity -1: it is 0 where it is met)
+    axis      optional string, the quality that it is about; for reports only
     tags      optional list of strings, for reports only
+    rule      optional object, a check to execute: see `rubrics.rules`
+    lineage   optional object, how it came to be in this version of the rubric:
+      op        "add", "rewrite", "split", "merge" or "keep"
+      from      ids of the parent version's criteria that it was made from: none
+                for "add", two or more for "merge", one or more for the others
 """
 
 from __future__ import annotations
@@ -20,9 +27,33 @@ from typing import cast
 
 from rubric_rl.errors import DataError
 from rubric_rl.rubrics.rules import RuleCheck, parse_rule
-from rubric_rl.types import Criterion, Polarity, Rubric
+from rubric_rl.types import (
+    Criterion,
+    CriterionKind,
+    Lineage,
+    LineageOp,
+    Polarity,
+    Rubric,
+)
 
-CRITERION_KEYS = ("id", "text", "weight", "polarity", "rule", "tags")
+CRITERION_KEYS = (
+    "id",
+    "text",
+    "weight",
+    "polarity",
+    "kind",
+    "axis",
+    "tags",
+    "rule",
+    "lineage",
+)
+LINEAGE_KEYS = ("op", "from")
+KINDS: tuple[CriterionKind, ...] = ("normal", "essential", "veto")
+OPS: tuple[LineageOp, ...] = ("add", "rewrite", "split", "merge", "keep")
+
+# What a gate's polarity must be; any other would gate on the opposite outcome.
+_GATE_POLARITY: dict[CriterionKind, Polarity] = {"essential": 1, "veto": -1}
+_LEAST_SOURCES: dict[LineageOp, int] = {"add": 0, "rewrite": 1, "split": 1, "merge": 2, "keep": 1}
 
 
 def build_rubric(prompt_id: str, raw_criteria: object, *, version: int = 0, source: str) -> Rubric:
@@ -110,9 +141,13 @@ def _parse_criterion(raw: object) -> tuple[Criterion | None, list[str]]:
         text=text_field(fields, "text", problems),
         weight=_weight(fields, problems),
         polarity=_polarity(fields, problems),
+        kind=_kind(fields, problems),
+        axis=_axis(fields, problems),
+        tags=_strings(fields, "tags", problems),
         rule=_rule(fields, problems),
-        tags=_tags(fields, problems),
+        lineage=_lineage(fields, problems),
     )
+    problems += _gate_problems(criterion, fields)
     return (None, problems) if problems else (criterion, problems)
 
 
@@ -158,17 +193,82 @@ def _rule(fields: Mapping[str, object], problems: list[str]) -> RuleCheck | None
         return None
 
 
-def _tags(fields: Mapping[str, object], problems: list[str]) -> tuple[str, ...]:
-    value = fields.get("tags")
+def _kind(fields: Mapping[str, object], problems: list[str]) -> CriterionKind:
+    value = fields.get("kind", "normal")
+    if value in KINDS:
+        return value
+    problems.append(f"kind: got {describe_value(value)}, want {_choice(KINDS)}")
+    return "normal"
+
+
+def _gate_problems(criterion: Criterion, fields: Mapping[str, object]) -> list[str]:
+    wanted = _GATE_POLARITY.get(criterion.kind)
+    stated = fields.get("polarity", 1)
+    # One that isn't valid at all is a problem of its own.
+    if wanted is None or criterion.polarity == wanted or stated != criterion.polarity:
+        return []
+    got = stated if "polarity" in fields else "1 (the default)"
+    meaning = "good to meet" if wanted == 1 else "bad to meet"
+    return [
+        f"kind {criterion.kind!r} is for a criterion that is {meaning}, so its polarity must be "
+        f"{wanted}, got {got}"
+    ]
+
+
+def _axis(fields: Mapping[str, object], problems: list[str]) -> str | None:
+    return None if fields.get("axis") is None else text_field(fields, "axis", problems)
+
+
+def _strings(fields: Mapping[str, object], key: str, problems: list[str]) -> tuple[str, ...]:
+    value = fields.get(key)
     if value is None:
         return ()
     if isinstance(value, list):
-        tags = cast("list[object]", value)
-        strings = [tag for tag in tags if isinstance(tag, str)]
-        if len(strings) == len(tags):
+        items = cast("list[object]", value)
+        strings = [item for item in items if isinstance(item, str)]
+        if len(strings) == len(items):
             return tuple(strings)
-    problems.append(f"tags: got {describe_value(fields['tags'])}, want a list of strings")
+    problems.append(f"{key}: got {describe_value(fields[key])}, want a list of strings")
     return ()
+
+
+def _lineage(fields: Mapping[str, object], problems: list[str]) -> Lineage | None:
+    value = fields.get("lineage")
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        problems.append(f"lineage: got {describe_value(value)}, want an object with op and from")
+        return None
+    found: list[str] = []
+    lineage = _parse_lineage(cast("dict[str, object]", value), found)
+    problems.extend(f"lineage: {problem}" for problem in found)
+    return None if found else lineage
+
+
+def _parse_lineage(fields: Mapping[str, object], problems: list[str]) -> Lineage:
+    problems += unknown_key_problems(fields, LINEAGE_KEYS)
+    op = fields.get("op")
+    if op not in OPS:
+        problems.append(f"op: got {describe_value(op)}, want {_choice(OPS)}")
+    lineage = Lineage(op=cast("LineageOp", op), sources=_strings(fields, "from", problems))
+    if not problems:
+        problems += _source_problems(lineage)
+    return lineage
+
+
+def _source_problems(lineage: Lineage) -> list[str]:
+    num_sources, least = len(set(lineage.sources)), _LEAST_SOURCES[lineage.op]
+    if num_sources != len(lineage.sources):
+        return [f"from: {list(lineage.sources)} names an id more than once"]
+    if lineage.op == "add" and num_sources:
+        return [f"from: op 'add' is for a criterion made of none, got {list(lineage.sources)}"]
+    if num_sources < least:
+        return [f"from: got {num_sources} ids, op {lineage.op!r} needs at least {least}"]
+    return []
+
+
+def _choice(names: Sequence[str]) -> str:
+    return " or ".join(repr(name) for name in names)
 
 
 def _cid_of(raw: object) -> str:
@@ -183,8 +283,12 @@ def _rubric_problems(raws: Sequence[object]) -> list[str]:
     objects = [cast("dict[str, object]", raw) for raw in raws if isinstance(raw, dict)]
     counts = Counter(cid for fields in objects if isinstance(cid := fields.get("id"), str))
     problems = [f"id {cid!r} occurs {count} times" for cid, count in counts.items() if count > 1]
-    if objects and all(fields.get("polarity", 1) == -1 for fields in objects):
+    if objects and all(_is_fault(fields) for fields in objects):
         problems.append(
             "no criterion has polarity 1, so nothing can be earned: add one that is good to meet"
         )
     return problems
+
+
+def _is_fault(fields: Mapping[str, object]) -> bool:
+    return fields.get("polarity", 1) == -1 or fields.get("kind") == "veto"

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
 
 from rubric_rl.config.schema import JudgeConfig
+from rubric_rl.judging.hosted import ServerSpec, VllmServer
 from rubric_rl.rollout.engine import EngineSpec, RolloutEngine, bucket_update_info
 from rubric_rl.runtime.process import free_port, redirect_output
 from rubric_rl.types import (
@@ -28,6 +30,9 @@ from rubric_rl.types import (
 if TYPE_CHECKING:
     import numpy as np
 
+    from rubric_rl.judging.endpoint import JudgeIdentity
+    from rubric_rl.judging.judge import RubricJudge
+    from rubric_rl.judging.templates import JudgeTemplates
     from rubric_rl.learner.learner import Learner
     from rubric_rl.learner.spec import LearnerSpec, RankInfo
     from rubric_rl.weight_sync.spec import FleetClient, SenderSpec
@@ -181,37 +186,85 @@ class RolloutWorker:
             self._engine.close()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgeSetup:
+    """What a judge worker is built from; all of it crosses nodes."""
+
+    config: JudgeConfig
+    """With the hosted servers' addresses as endpoints, where there are such."""
+    identity: JudgeIdentity | None
+    """None: rules only."""
+    templates: JudgeTemplates
+    budget_name: str
+    account: str
+    """Whose money it is: the id of the run."""
+    cache_dir: str | None
+    """None: no cache."""
+
+
 class JudgeWorker:
     """Hosts one judge. An async actor: many samples at once.
 
     All of it is in the constructor, so that a restarted actor is whole again.
     """
 
-    def __init__(
-        self,
-        log_path: str,
-        config: JudgeConfig,
-        structured_output: bool,
-        secrets: Mapping[str, str],
-    ) -> None:
+    def __init__(self, log_path: str, setup: JudgeSetup, secrets: Mapping[str, str]) -> None:
         """`secrets`: environment variables to set, such as the endpoint's key."""
         redirect_output(log_path)
         os.environ.update(secrets)
-        from rubric_rl.judging.judge import LlmJudge, RubricJudge
+        self._setup = setup
+        self._judge: RubricJudge | None = None
 
-        llm = None
-        if config.llm is not None:
-            from rubric_rl.judging.client import OpenAIChatClient
-
-            llm = LlmJudge(
-                client=OpenAIChatClient(config.llm),
-                config=config.llm,
-                structured_output=structured_output,
-            )
-        self._judge = RubricJudge(llm)
-
-    async def ready(self) -> None:
-        """Answers once the constructor has run."""
+    async def ready(self) -> str:
+        """The template hash, once the judge can be asked."""
+        return self._open().template_hash
 
     async def judge(self, request: JudgeRequest) -> Judgement:
-        return await self._judge.judge(request)
+        return await self._open().judge(request)
+
+    def _open(self) -> RubricJudge:
+        # Not in the constructor: the judge's background work needs the event loop.
+        if self._judge is None:
+            self._judge = _open_judge(self._setup)
+        return self._judge
+
+
+def _open_judge(setup: JudgeSetup) -> RubricJudge:
+    from rubric_rl.judging.assembly import open_judge
+    from rubric_rl.judging.cache import VerdictCache
+    from rubric_rl.judging.judge import RubricJudge
+
+    if setup.identity is None:
+        return RubricJudge(templates=setup.templates)
+    from rubric_rl.runtime.judge_budget import RayDispatcher, judge_membership
+
+    # Another one after each start: what a dead process had out must not be taken for ours.
+    client = f"{setup.account}:{ray.get_runtime_context().get_actor_id()}:{os.getpid()}"
+    membership = judge_membership(setup.config, client=client, account=setup.account)
+    return open_judge(
+        setup.config,
+        setup.identity,
+        client=client,
+        account=setup.account,
+        dispatcher=RayDispatcher(setup.budget_name, membership),
+        cache=None if setup.cache_dir is None else VerdictCache(Path(setup.cache_dir)),
+        templates=setup.templates,
+    )
+
+
+class JudgeServer:
+    """Hosts one vLLM server for the judge."""
+
+    def __init__(self, log_path: str) -> None:
+        redirect_output(log_path)
+        self._server: VllmServer | None = None
+
+    def start(self, spec: ServerSpec, key: str, timeout_s: float) -> str:
+        """Start the server on a free port of this node; returns its address."""
+        spec = replace(spec, host=ray.util.get_node_ip_address(), port=free_port())
+        self._server = VllmServer(spec, key)
+        return self._server.wait(timeout_s)
+
+    def close(self) -> None:
+        if self._server is not None:
+            self._server.stop()

@@ -3,17 +3,37 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
 import ray.exceptions
 
-from rubric_rl.types import FailureCause, Judgement, JudgeRequest, Verdict, VerdictValue
+from rubric_rl.controller.interfaces import JudgePoolStatus
+from rubric_rl.errors import RunFolderError, WorkerDiedError
+from rubric_rl.judging.dispatch import DispatchSnapshot
+from rubric_rl.runtime.judge_budget import Membership
+from rubric_rl.types import FailureCause, Judgement, JudgeRequest, JudgeUsage, Verdict, VerdictValue
 
 logger = logging.getLogger(__name__)
+
+# With a second more between each: a process that Ray starts anew is there in a few seconds.
+_STATUS_ATTEMPTS = 6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BudgetAccount:
+    """A run's account with the cluster's judge budget."""
+
+    actor: Callable[[], Any]
+    """Gives the handle of the `judge_budget.JudgeBudget` that is there now."""
+    membership: Membership
+    """Of the driver, which takes no leases itself."""
 
 
 class RayJudgePool:
@@ -29,9 +49,16 @@ class RayJudgePool:
         *,
         max_in_flight_per_worker: int,
         timeout_s: float,
+        account: BudgetAccount | None = None,
+        served_model: str = "",
+        cache_dir: Path | None = None,
     ) -> None:
-        """`workers`: actor handles by label."""
+        """`workers`: actor handles by label. Without `account` all judging is by rules."""
         self._workers = workers
+        self._account = account
+        self._served_model = served_model
+        self._cache_dir = cache_dir
+        self._limiter_state = ""
         self._assigned: Counter[str] = Counter()
         self._down: set[str] = set()
         # A sample in hand finds its least busy worker free. Only one that lost its
@@ -48,6 +75,55 @@ class RayJudgePool:
             if judgement is None:
                 judgement = await self._ask(self._least_busy(exclude=first), request)
             return judgement or _unjudged(request, FailureCause.WORKER_DIED)
+
+    async def status(self) -> JudgePoolStatus:
+        """See `JudgePool.status`. Raises WorkerDiedError if the budget stays out of reach."""
+        if self._account is None:
+            return _RULES_ONLY
+        snapshot = await self._snapshot(self._account)
+        return JudgePoolStatus(
+            spent_usd=snapshot.spent_usd,
+            concurrency_limit=snapshot.concurrency_limit,
+            num_endpoints=snapshot.num_endpoints,
+            num_endpoints_up=snapshot.num_endpoints_up,
+            rate_limited=snapshot.rate_limited,
+            cache_bytes=await asyncio.to_thread(_bytes_in, self._cache_dir),
+            limiter_state=json.dumps(
+                {"served_model": self._served_model, "limiter": self._limiter_state}
+            ),
+        )
+
+    async def _snapshot(self, account: BudgetAccount) -> DispatchSnapshot:
+        """How the budget stands. Should it have been started anew, it is told what was known."""
+        failure = ""
+        for attempt in range(_STATUS_ATTEMPTS):
+            await asyncio.sleep(attempt)
+            try:
+                actor, name = account.actor(), account.membership.account
+                await actor.join.remote(account.membership)
+                if self._limiter_state:
+                    await actor.restore.remote(name, self._limiter_state)
+                snapshot = await actor.snapshot.remote(name)
+                self._limiter_state = await actor.to_json.remote(name)
+            except ray.exceptions.RayActorError as err:
+                failure = str(err).splitlines()[0]
+            else:
+                return snapshot
+        raise WorkerDiedError(f"the judge budget's process can't be reached: {failure}")
+
+    async def restore(self, limiter_state: str) -> None:
+        """See `JudgePool.restore`."""
+        if self._account is None or not limiter_state:
+            return
+        state = json.loads(limiter_state)
+        if state["served_model"] != self._served_model:
+            raise RunFolderError(
+                f"the checkpoint's samples were judged by {state['served_model']!r} and the "
+                f"endpoints now answer as {self._served_model!r}: rewards would change in the "
+                "middle of the run. Serve the model of before, or start anew with another run.dir"
+            )
+        self._limiter_state = state["limiter"]
+        await self.status()
 
     def _least_busy(self, exclude: str | None) -> str:
         candidates = [label for label in self._workers if label != exclude] or list(self._workers)
@@ -93,6 +169,23 @@ class RayJudgePool:
         )
 
 
+_RULES_ONLY = JudgePoolStatus(
+    spent_usd=0.0,
+    concurrency_limit=0,
+    num_endpoints=0,
+    num_endpoints_up=0,
+    rate_limited=0,
+    cache_bytes=0,
+    limiter_state="",
+)
+
+
+def _bytes_in(folder: Path | None) -> int:
+    if folder is None or not folder.is_dir():
+        return 0
+    return sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+
+
 async def _result(ref: Any) -> Judgement:
     return await ref
 
@@ -109,8 +202,6 @@ def _unjudged(request: JudgeRequest, cause: FailureCause) -> Judgement:
         template_hash="",
         mode="none",
         verdicts=verdicts,
-        num_calls=0,
-        prompt_tokens=0,
-        completion_tokens=0,
+        usage=JudgeUsage(),
         latency_s=0.0,
     )

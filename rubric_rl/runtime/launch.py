@@ -35,6 +35,7 @@ from rubric_rl.observability.sinks import JsonlSink, Sink
 from rubric_rl.observability.wandb_sink import WandbSink
 from rubric_rl.rubrics.rubric_set import RubricSet
 from rubric_rl.runtime.cluster import node_resources, ray_cluster, reserve
+from rubric_rl.runtime.judges import JudgeStart
 from rubric_rl.runtime.placement import check_plan, describe, plan_placement
 from rubric_rl.runtime.preflight import Inputs, check_inputs
 from rubric_rl.runtime.waiting import Waiting
@@ -129,11 +130,17 @@ async def _train(run: _Run) -> int:
             model_path=run.inputs.model_path,
             stop_token_ids=run.inputs.stop_token_ids,
             num_steps=total,
-            structured_output=run.inputs.structured_output,
+            judge=JudgeStart(
+                run_id=run.opened.run_id,
+                identity=run.inputs.judge_identity,
+                templates=run.inputs.judge_templates,
+                cache_dir=_cache_dir(run),
+            ),
         )
         pools = await start_workers(config, settings, reserved, waiting)
         if run.opened.checkpoint is not None:
             await checkpoints.restore_learner(run.opened.checkpoint, pools.learner)
+            await checkpoints.restore_judges(run.opened.checkpoint, pools.judges)
             console.note(f"resumed from {run.opened.checkpoint.path}")
         parts = Parts(
             config=config,
@@ -151,6 +158,14 @@ async def _train(run: _Run) -> int:
         )
         state = await Controller(parts).run(state)
     return _close(run, state)
+
+
+def _cache_dir(run: _Run) -> Path | None:
+    cache = run.config.judge.cache
+    if run.config.judge.llm is None or not cache.enabled:
+        return None
+    folder = Path(cache.dir) if cache.dir else run.opened.folder.root / "verdicts"
+    return folder.resolve()
 
 
 def _open_sinks(run: _Run, stack: ExitStack) -> list[Sink]:

@@ -1,6 +1,7 @@
 """Which worker goes where: bundles of CPUs and GPUs, and the actors in them.
 
     disaggregated          [learner 0: GPU] [learner 1: GPU] [rollout 0: 2 GPUs] [judge 0]
+    with a hosted judge    ... [judge 0] [judge server 0: GPU]
     colocated on GPU       [learner 0 | rollout 0: GPU] [learner 1 | rollout 0: GPU] [judge 0]
     colocated on CPU       [learner 0 | rollout 0] [rollout 1] [judge 0]
 
@@ -22,7 +23,7 @@ from typing import Literal
 from rubric_rl.config.schema import Config
 from rubric_rl.errors import PlacementError
 
-Role = Literal["learner", "rollout", "judge"]
+Role = Literal["learner", "rollout", "judge", "judge_server"]
 Resource = Literal["CPU", "GPU"]
 
 # Ray counts resources in whole 1/10000: sums in that unit are exact.
@@ -31,6 +32,7 @@ _NOUNS: dict[Role, str] = {
     "learner": "learner rank",
     "rollout": "rollout worker",
     "judge": "judge worker",
+    "judge_server": "judge server",
 }
 _SHARED = "shared bundle"
 
@@ -66,7 +68,7 @@ class PlacedActor:
     @property
     def label(self) -> str:
         """As in `rollout 3`."""
-        return f"{self.role} {self.index}"
+        return f"{self.role.replace('_', ' ')} {self.index}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +93,8 @@ class PlacementPlan:
     @property
     def workers(self) -> str:
         """As in `1 learner rank, 1 rollout worker, 2 judge workers`."""
-        return ", ".join(_counted(len(self.of(role)), noun) for role, noun in _NOUNS.items())
+        counts = [(len(self.of(role)), noun) for role, noun in _NOUNS.items()]
+        return ", ".join(_counted(count, noun) for count, noun in counts if count)
 
     @property
     def same_node(self) -> tuple[tuple[int, ...], ...]:
@@ -107,10 +110,7 @@ def plan_placement(config: Config) -> PlacementPlan:
         bundles, actors = _colocated_gpu(config)
     else:
         bundles, actors = _colocated_cpu(config)
-    cpus = config.cluster.judge_cpus
-    for index in range(config.judge.num_workers):
-        actors.append(_actor("judge", index, (len(bundles),), cpus))
-        bundles.append(Bundle(cpus=cpus, gpus=0, noun=_NOUNS["judge"]))
+    _add_judges(config, bundles, actors)
     return PlacementPlan(
         placement=config.cluster.placement,
         strategy="PACK",
@@ -243,6 +243,21 @@ def _colocated_cpu(config: Config) -> _Layout:
     return bundles, actors
 
 
+def _add_judges(config: Config, bundles: list[Bundle], actors: list[PlacedActor]) -> None:
+    """Judges have bundles of their own in every layout."""
+    cpus = config.cluster.judge_cpus
+    for index in range(config.judge.num_workers):
+        actors.append(_actor("judge", index, (len(bundles),), cpus))
+        bundles.append(Bundle(cpus=cpus, gpus=0, noun=_NOUNS["judge"]))
+    if config.judge.llm is None or config.judge.llm.backend != "vllm":
+        return
+    hosted = config.judge.llm.hosted
+    gpus = hosted.tensor_parallel_size if config.cluster.device == "gpu" else 0
+    for index in range(hosted.num_engines):
+        actors.append(_actor("judge_server", index, (len(bundles),), hosted.cpus, gpus))
+        bundles.append(Bundle(cpus=hosted.cpus, gpus=gpus, noun=_NOUNS["judge_server"]))
+
+
 # ----------------------------------------------------------------------------
 # Sums
 
@@ -289,6 +304,8 @@ def _totals(plan: PlacementPlan, cluster_resources: Mapping[str, float]) -> Iter
 def _remedy(plan: PlacementPlan, resource: Resource) -> str:
     engines = f"rollout.num_workers ({len(plan.of('rollout'))})"
     ranks = f"learner.num_workers ({len(plan.of('learner'))})"
+    if servers := len(plan.of("judge_server")):
+        engines = f"judge.llm.hosted.num_engines ({servers}), {engines}"
     if resource == "CPU":
         keys = "cluster.learner_cpus, cluster.rollout_cpus or cluster.judge_cpus"
         return f"lower {engines} or {ranks}, or what each reserves ({keys})"

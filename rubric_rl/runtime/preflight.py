@@ -10,15 +10,20 @@ import asyncio
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from rubric_rl.config.schema import Config
+from rubric_rl.config.schema import Config, LlmJudgeConfig, ModelConfig
 from rubric_rl.data.prompt_set import RawPromptSet, describe, load_prompt_set, tokenize_prompts
 from rubric_rl.data.records import Dropped
 from rubric_rl.data.tokenizing import load_tokenizer, resolve_model_path
 from rubric_rl.errors import DataError
 from rubric_rl.judging.judge import check_rubrics
+from rubric_rl.judging.templates import JudgeTemplates
 from rubric_rl.rubrics.rubric_set import RubricSet
 from rubric_rl.types import Prompt
+
+if TYPE_CHECKING:
+    from rubric_rl.judging.endpoint import JudgeIdentity
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,8 +37,9 @@ class Inputs:
     rubrics: RubricSet
     """Of these prompts, version 0."""
     dropped: tuple[Dropped, ...]
-    structured_output: bool
-    """The judge's endpoint constrains replies by a JSON schema."""
+    judge_identity: JudgeIdentity | None
+    """Who answers at the judge's endpoints, and how; None if that is not known yet."""
+    judge_templates: JudgeTemplates
 
     @property
     def account(self) -> str:
@@ -52,7 +58,7 @@ def check_inputs(config: Config) -> Inputs:
     check_rubrics(raw.rubrics.rubrics, has_llm=config.judge.llm is not None)
     # Before a tokenizer is loaded: its threads would make later forks unsafe.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    structured_output = _check_judge(config)
+    templates, identity = _check_judge(config)
     model_path = resolve_model_path(config.model)
     tokenizer = load_tokenizer(model_path, config.model)
     limit = config.data.max_prompt_tokens
@@ -67,16 +73,24 @@ def check_inputs(config: Config) -> Inputs:
         eval_prompts=evals,
         rubrics=_of_prompts(raw.rubrics, (*train, *evals)),
         dropped=dropped,
-        structured_output=structured_output,
+        judge_identity=identity,
+        judge_templates=templates,
     )
 
 
-def _check_judge(config: Config) -> bool:
-    if config.judge.llm is None:
-        return False
-    from rubric_rl.judging.endpoint import check_endpoint
+def _check_judge(config: Config) -> tuple[JudgeTemplates, JudgeIdentity | None]:
+    llm = config.judge.llm
+    templates = JudgeTemplates.load(None if llm is None else llm.template_dir)
+    if llm is None:
+        return templates, None
+    from rubric_rl.judging.endpoint import check_judge, check_price
 
-    return asyncio.run(check_endpoint(config.judge.llm)).structured_output
+    check_price(llm, config.judge.budget)
+    if llm.backend == "vllm":
+        # Its servers are started with the other workers and checked then.
+        hosted_model_path(config, llm)
+        return templates, None
+    return templates, asyncio.run(check_judge(llm))
 
 
 def _require_some(train: Sequence[Prompt], raw: RawPromptSet, dropped: Sequence[Dropped]) -> None:
@@ -92,3 +106,8 @@ def _of_prompts(rubrics: RubricSet, prompts: Sequence[Prompt]) -> RubricSet:
         version=rubrics.version,
         rubrics=tuple(rubric for rubric in rubrics.rubrics if rubric.prompt_id in kept),
     )
+
+
+def hosted_model_path(config: Config, llm: LlmJudgeConfig) -> str:
+    """Where a hosted judge's model is. Raises ModelError."""
+    return resolve_model_path(ModelConfig(name_or_path=llm.model, cache_dir=config.model.cache_dir))

@@ -10,9 +10,10 @@ from rubric_rl.config.schema import Config
 from rubric_rl.controller.interfaces import LearnerGroup, WeightSync
 from rubric_rl.learner.spec import LearnerSpec, RankInfo
 from rubric_rl.rollout.engine import EngineSpec
-from rubric_rl.runtime.actors import JudgeWorker, LearnerWorker, RolloutWorker
+from rubric_rl.runtime.actors import LearnerWorker, RolloutWorker
 from rubric_rl.runtime.cluster import ReservedPlan
 from rubric_rl.runtime.judge_pool import RayJudgePool
+from rubric_rl.runtime.judges import JudgeStart, start_judges, start_servers
 from rubric_rl.runtime.learner_group import RayLearnerGroup
 from rubric_rl.runtime.placement import PlacedActor
 from rubric_rl.runtime.rollout_pool import RayRolloutPool
@@ -33,9 +34,6 @@ _KEEP_MEMORY = {
     "MALLOC_TOP_PAD_": str(64 << 20),
 }
 
-# Judging many samples at once must not keep `ready` from being answered.
-_SPARE_JUDGE_CALLS = 8
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pools:
@@ -54,7 +52,7 @@ class WorkerSettings:
     model_path: str
     stop_token_ids: tuple[int, ...]
     num_steps: int
-    structured_output: bool
+    judge: JudgeStart
 
 
 async def start_workers(
@@ -68,7 +66,7 @@ async def start_workers(
     timeout_s = config.cluster.start_timeout_s
     ranks = _create_learners(config, reserved, waiting.log_dir)
     engines = _create_rollouts(config, reserved, waiting.log_dir)
-    judges = _create_judges(config, settings, reserved, waiting.log_dir)
+    servers = start_servers(config, reserved, waiting.log_dir)
     gpu_ids = await _colocated_gpus(config, reserved, ranks, waiting)
     starts = await _start_learners(config, settings, ranks, waiting)
     if _takes_turns(config):
@@ -78,7 +76,7 @@ async def start_workers(
         label: engine.start.remote(config.rollout.engine, spec, gpu_ids[label])
         for label, engine in engines.items()
     }
-    starts |= {label: judge.ready.remote() for label, judge in judges.items()}
+    judges = await start_judges(config, settings.judge, reserved, servers, waiting)
     await waiting.all(reserved.plan.workers, starts, timeout_s)
     return Pools(
         rollouts=RayRolloutPool(
@@ -87,11 +85,7 @@ async def start_workers(
             sample_timeout_s=config.cluster.step_timeout_s,
             takes_turns=_takes_turns(config),
         ),
-        judges=RayJudgePool(
-            judges,
-            max_in_flight_per_worker=config.judge.max_in_flight_per_worker,
-            timeout_s=config.cluster.step_timeout_s,
-        ),
+        judges=judges,
         learner=RayLearnerGroup(ranks, waiting, timeout_s=config.cluster.step_timeout_s),
         weight_sync=await _weight_sync(config, ranks, engines, waiting),
     )
@@ -175,37 +169,6 @@ def _create_rollouts(config: Config, reserved: ReservedPlan, log_dir: str) -> di
         )
         for actor in reserved.plan.of("rollout")
     }
-
-
-def _create_judges(
-    config: Config, settings: WorkerSettings, reserved: ReservedPlan, log_dir: str
-) -> dict[str, Any]:
-    return {
-        actor.label: reserved.create(
-            actor,
-            JudgeWorker,
-            _log_path(log_dir, actor),
-            config.judge,
-            settings.structured_output,
-            judge_secrets(config),
-            max_restarts=-1,
-            max_concurrency=config.judge.max_in_flight_per_worker + _SPARE_JUDGE_CALLS,
-            runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}},
-        )
-        for actor in reserved.plan.of("judge")
-    }
-
-
-def judge_secrets(config: Config) -> dict[str, str]:
-    """Environment variables that carry the endpoint's key to judges on other nodes.
-
-    An argument of the actor, not its runtime environment: Ray writes that to its
-    logs and shows it in its dashboard.
-    """
-    llm = config.judge.llm
-    if llm is None or llm.api_key_env is None or llm.api_key_env not in os.environ:
-        return {}
-    return {llm.api_key_env: os.environ[llm.api_key_env]}
 
 
 def _learner_threads(config: Config) -> int:

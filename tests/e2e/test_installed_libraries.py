@@ -37,11 +37,15 @@ from vllm.distributed.weight_transfer.nccl_engine import (
     NCCLWeightTransferInitInfo,
 )
 from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.entrypoints.launchers.cli_args import make_arg_parser
 from vllm.inputs import TokensPrompt
 from vllm.sampling_params import RequestOutputKind
+from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from rubric_rl.algorithms.openrlhf_losses import PolicyLoss, aggregate_loss, compute_approx_kl
+from rubric_rl.config.schema import HostedJudgeConfig
+from rubric_rl.judging.hosted import ServerSpec, server_arguments
 from rubric_rl.rollout.engine import EngineSpec, bucket_update_info
 from rubric_rl.rollout.vllm_engine import engine_arguments
 from rubric_rl.runtime.weight_sync import RayFleetClient
@@ -324,3 +328,29 @@ def test_openrlhf_takes_the_clip_range_and_the_global_totals() -> None:
 def test_openrlhf_knows_each_kl_estimator(estimator: str) -> None:
     log_probs = torch.tensor([0.0])
     assert compute_approx_kl(log_probs, log_probs, kl_estimator=estimator).item() == 0
+
+
+# ----------------------------------------------------------------------------
+# The judge's servers
+
+
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+def test_vllms_server_takes_the_arguments_of_a_hosted_judge(device: Any) -> None:
+    hosted = HostedJudgeConfig(
+        tensor_parallel_size=2, dtype="bfloat16", max_model_tokens=4096, max_concurrent=7
+    )
+    spec = ServerSpec(
+        model_path="/models/judge",
+        served_name="judge",
+        hosted=hosted.model_copy(update={"enforce_eager": True}),
+        device=device,
+        host="127.0.0.1",
+        port=8123,
+        num_threads=2,
+    )
+    parsed = make_arg_parser(FlexibleArgumentParser()).parse_args(server_arguments(spec))
+    assert (parsed.model, parsed.served_model_name) == ("/models/judge", ["judge"])
+    assert (parsed.host, parsed.port) == ("127.0.0.1", 8123)
+    assert (parsed.max_model_len, parsed.max_num_seqs, parsed.dtype) == (4096, 7, "bfloat16")
+    assert (parsed.tensor_parallel_size, parsed.enforce_eager) == (2, True)
+    assert parsed.enable_chunked_prefill is (False if device == "cpu" else None)

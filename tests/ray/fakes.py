@@ -20,7 +20,8 @@ import ray
 
 from rubric_rl.config.schema import JudgeConfig
 from rubric_rl.errors import LearnerDivergedError
-from rubric_rl.runtime.actors import JudgeWorker, LearnerWorker, RolloutWorker
+from rubric_rl.judging.templates import JudgeTemplates
+from rubric_rl.runtime.actors import JudgeSetup, JudgeWorker, LearnerWorker, RolloutWorker
 from rubric_rl.types import (
     Judgement,
     JudgeRequest,
@@ -256,7 +257,15 @@ class HeldJudgeWorker(JudgeWorker):
     """
 
     def __init__(self, log_path: str, folder: str) -> None:
-        super().__init__(log_path, JudgeConfig(), False, {})
+        setup = JudgeSetup(
+            config=JudgeConfig(),
+            identity=None,
+            templates=JudgeTemplates.load(),
+            budget_name="",
+            account="test",
+            cache_dir=None,
+        )
+        super().__init__(log_path, setup, {})
         self._folder = Path(folder)
         self._num_in_flight = 0
         self._most_in_flight = 0

@@ -18,6 +18,7 @@ from ray.util.placement_group import placement_group, placement_group_table, rem
 
 from rubric_rl.config.schema import Config
 from rubric_rl.errors import PlacementError, WorkerTimeoutError
+from rubric_rl.judging.templates import JudgeTemplates
 from rubric_rl.rubrics.rubric_set import RubricSet
 from rubric_rl.runtime import launch
 from rubric_rl.runtime.cluster import node_resources, reserve
@@ -90,7 +91,8 @@ def test_a_run_with_too_many_workers_ends_before_any_actor_starts(
             eval_prompts=(),
             rubrics=RubricSet(version=0, rubrics=()),
             dropped=(),
-            structured_output=False,
+            judge_identity=None,
+            judge_templates=JudgeTemplates.load(),
         )
 
     monkeypatch.setattr(launch, "check_inputs", inputs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,13 @@ import ray._private.worker as ray_worker
 
 from rubric_rl.config.compose import compose
 from rubric_rl.config.schema import Config
+from rubric_rl.judging.endpoint import JudgeIdentity
+from rubric_rl.judging.templates import JudgeTemplates
 from rubric_rl.runtime import workers
 from rubric_rl.runtime.cluster import reserve
+from rubric_rl.runtime.judges import JudgeStart, create_judges, judge_secrets, judge_setup
 from rubric_rl.runtime.placement import plan_placement
-from rubric_rl.runtime.workers import WorkerSettings, engine_spec, judge_secrets, learner_spec
+from rubric_rl.runtime.workers import WorkerSettings, engine_spec, learner_spec
 
 from .builders import make_config, make_waiting, run
 
@@ -25,8 +29,11 @@ WITH_LLM = [
     "judge.llm.model=judge-1",
     f"judge.llm.api_key_env={KEY_NAME}",
 ]
+JUDGE_START = JudgeStart(
+    run_id="run-1", identity=None, templates=JudgeTemplates.load(), cache_dir=None
+)
 SETTINGS = WorkerSettings(
-    model_path="/models/m", stop_token_ids=(2, 5), num_steps=12, structured_output=False
+    model_path="/models/m", stop_token_ids=(2, 5), num_steps=12, judge=JUDGE_START
 )
 
 
@@ -137,9 +144,9 @@ def test_the_key_reaches_the_judges_and_none_of_rays_logs(
     async def work() -> None:
         reserved = await reserve(plan_placement(config), make_waiting(), 30)
         try:
-            judges: dict[str, Any] = workers._create_judges(
-                config, SETTINGS, reserved, str(tmp_path)
-            )
+            identity = JudgeIdentity(contract="text", served_model="judge-1", logprobs=False)
+            setup = judge_setup(config, replace(JUDGE_START, identity=identity))
+            judges = create_judges(config, setup, reserved, str(tmp_path))
             # A judge whose key is missing can't be created.
             ready = {label: judge.ready.remote() for label, judge in judges.items()}
             await make_waiting().all("1 judge worker", ready, 60)

@@ -168,7 +168,8 @@ def test_the_value_of_an_unknown_key_is_not_repeated() -> None:
         ),
         (
             "judge.llm.model=x",
-            "judge.llm.base_url is required: set judge.llm.base_url=...",
+            "judge.llm.backend='openai' needs judge.llm.base_url: give an address like "
+            "http://localhost:8000/v1",
         ),
     ],
 )

@@ -1,11 +1,11 @@
 """Rules on single fields and between sections: each has its message here."""
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from rubric_rl.config.compose import compose
 from rubric_rl.config.problems import known_keys
-from rubric_rl.config.schema import Config, Section
+from rubric_rl.config.schema import Config, LlmJudgeConfig, Section
 from rubric_rl.errors import ConfigError
 
 GPU = ("cluster=gpu_disaggregated",)
@@ -158,3 +158,48 @@ def test_known_keys_reach_optional_sections() -> None:
 def test_a_configuration_never_changes() -> None:
     with pytest.raises(ValueError, match="frozen"):
         compose([]).run.seed = 1
+
+
+# ----------------------------------------------------------------------------
+# The judge
+
+
+def judge_problems(**llm: object) -> str:
+    raw = compose(["experiment=quickstart_cpu", "run.dir=unused"]).model_dump()
+    raw["judge"]["llm"] = {"base_url": "http://localhost:1/v1", "model": "judge"} | llm
+    with pytest.raises(ValidationError) as caught:
+        Config.model_validate(raw)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("llm", "said"),
+    [
+        ({"votes": 3}, "judge.llm.votes=3 with judge.llm.temperature=0"),
+        ({"votes": 4, "votes_to_decide": 2, "temperature": 1.0}, "votes_to_decide=2 of"),
+        ({"votes": 2, "votes_to_decide": 3, "temperature": 1.0}, "votes_to_decide=3 of"),
+        ({"backend": "vllm"}, "judge.llm.base_url is set"),
+        ({"backend": "vllm", "base_url": None, "hosted": {"tensor_parallel_size": 2}}, "num_engin"),
+        ({"backend": "litellm", "extra_endpoints": [{"base_url": "http://b/v1"}]}, "of no use"),
+        ({"extra_endpoints": [{"base_url": "http://me:pw@b/v1"}]}, "must not carry credentials"),
+        ({"extra_endpoints": [{"base_url": "http://b", "api_key_env": "a b"}]}, "environment"),
+    ],
+)
+def test_a_judge_that_can_not_be_is_refused_in_words(llm: dict[str, object], said: str) -> None:
+    assert said in judge_problems(**llm)
+
+
+def test_a_majority_is_more_than_half_of_the_votes() -> None:
+    config = LlmJudgeConfig(base_url="http://a", model="m", votes=4, temperature=1.0)
+    assert config.majority == 3
+    assert config.model_copy(update={"votes": 5}).majority == 3
+    assert config.model_copy(update={"votes_to_decide": 4}).majority == 4
+
+
+def test_the_first_of_several_endpoints_is_the_base_url() -> None:
+    further = [{"base_url": "http://b/v1", "api_key_env": "KEY_B"}]
+    config = LlmJudgeConfig.model_validate(
+        {"base_url": "http://a/v1", "model": "m", "extra_endpoints": further}
+    )
+    assert config.endpoint_names == ("http://a/v1", "http://b/v1")
+    assert [endpoint.api_key_env for endpoint in config.endpoints] == [None, "KEY_B"]

@@ -12,12 +12,13 @@ import asyncio
 import json
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from rubric_rl.config.schema import Config
 from rubric_rl.controller import checkpoints
+from rubric_rl.controller.interfaces import JudgePoolStatus
 from rubric_rl.controller.loop import Controller, Parts
 from rubric_rl.controller.run_folder import RunFolder
 from rubric_rl.controller.state import TrainState
@@ -31,6 +32,7 @@ from rubric_rl.types import (
     JudgedSample,
     Judgement,
     JudgeRequest,
+    JudgeUsage,
     Message,
     Prompt,
     PromptRecord,
@@ -152,9 +154,7 @@ def make_judgement(rubric: Rubric, values: Sequence[VerdictValue | FailureCause]
         template_hash="0" * 16,
         mode="fake",
         verdicts=verdicts,
-        num_calls=1,
-        prompt_tokens=10,
-        completion_tokens=5,
+        usage=JudgeUsage(calls=1, prompt_tokens=10, completion_tokens=5),
         latency_s=0.5,
     )
 
@@ -225,12 +225,19 @@ class FakeRollouts:
 
 
 class FakeJudges:
-    """Decides each criterion by the text; `fails` picks the samples that can't be judged."""
+    """Decides each criterion by the text; `fails` picks the samples that can't be judged.
+
+    Each sample costs `price_usd`; one that would exceed `limit_usd` is refused.
+    """
 
     def __init__(self, events: Events) -> None:
         self._events = events
         self.fails: Callable[[Sample], bool] = lambda _: False
         self.before_verdict: Callable[[JudgeRequest], Awaitable[None]] | None = None
+        self.price_usd = 0.25  # a sum of quarters has no rounding error
+        self.limit_usd: float | None = None
+        self.spent_usd = 0.0
+        self.restored: list[str] = []
 
     async def judge(self, request: JudgeRequest) -> Judgement:
         sample = request.sample
@@ -245,9 +252,30 @@ class FakeJudges:
             self._events.append(("judge cancelled", key))
             raise
         self._events.add("judged", key)
-        return make_judgement(
+        if self.limit_usd is not None and self.spent_usd + self.price_usd > self.limit_usd:
+            causes = [FailureCause.BUDGET] * len(request.rubric.criteria)
+            return make_judgement(request.rubric, causes)
+        self.spent_usd += self.price_usd
+        judgement = make_judgement(
             request.rubric, [self._value(sample, c) for c in request.rubric.criteria]
         )
+        usage = replace(judgement.usage, cost_usd=self.price_usd)
+        return replace(judgement, usage=usage)
+
+    async def status(self) -> JudgePoolStatus:
+        return JudgePoolStatus(
+            spent_usd=self.spent_usd,
+            concurrency_limit=8,
+            num_endpoints=4,
+            num_endpoints_up=3,
+            rate_limited=2,
+            cache_bytes=1024,
+            limiter_state=json.dumps({"spent_usd": self.spent_usd}),
+        )
+
+    async def restore(self, limiter_state: str) -> None:
+        self.restored.append(limiter_state)
+        self.spent_usd = json.loads(limiter_state)["spent_usd"]
 
     def _value(self, sample: Sample, criterion: Criterion) -> VerdictValue | FailureCause:
         if self.fails(sample):
@@ -404,6 +432,7 @@ class World:
         if found:
             state, self.rubrics = checkpoints.read(found[-1])
             await checkpoints.restore_learner(found[-1], self.learner)
+            await checkpoints.restore_judges(found[-1], self.judges)
         try:
             return await self.controller().run(state)
         finally:
@@ -433,10 +462,16 @@ def make_world(
     )
 
 
+_NOT_REPEATED = frozenset({"rollout/tokens_per_s", "judge/wait_frac", "judge/spent_usd"})
+
+
 def without_times(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Metrics that a repeated run must repeat."""
+    """Metrics that a repeated run must repeat.
+
+    Not times, and not what is spent: a step that was given up has cost its money.
+    """
     return {
         name: value
         for name, value in metrics.items()
-        if not name.startswith("time/") and name != "rollout/tokens_per_s"
+        if not name.startswith("time/") and name not in _NOT_REPEATED
     }

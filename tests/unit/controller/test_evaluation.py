@@ -84,6 +84,17 @@ def test_rows_are_held_out_rows_without_advantages_in_the_order_of_prompts(
     }
 
 
+def test_its_criteria_and_its_cost_are_told(tmp_path: Path) -> None:
+    world = make(tmp_path, ("e0", 0), ("e1", 0), ("e1", 1))
+    evaluation = run(world)
+    assert evaluation.cost_usd == 6 * 0.25
+    assert [(c.prompt_id, c.cid) for c in evaluation.criteria] == [
+        (f"e{prompt}", f"c{criterion}") for prompt in range(3) for criterion in range(4)
+    ]
+    assert [c.pass_rate for c in evaluation.criteria[::4]] == [0.5, 1, 0]
+    assert {(c.phase, c.step) for c in evaluation.criteria} == {("eval", 4)}
+
+
 def test_a_held_out_sample_of_another_version_is_a_bug(tmp_path: Path) -> None:
     world = make(tmp_path)
     world.rollouts.version_error = -1

@@ -84,6 +84,30 @@ def test_one_record_a_step_has_training_and_held_out_rows(tmp_path: Path) -> Non
     assert all(row.step == r.step for r in world.sink.records for row in r.rows)
 
 
+def test_one_record_a_step_has_each_criterion_of_each_prompt(tmp_path: Path) -> None:
+    world = make_world(tmp_path)
+    # A group that is dropped is told as well.
+    world.judges.fails = lambda sample: sample.prompt_id == "t3"
+    world.run()
+    for record in world.sink.records:
+        judged = {(row.phase, row.prompt_id) for row in record.rows}
+        told = [(c.phase, c.prompt_id) for c in record.criteria]
+        assert {key: told.count(key) for key in told} == dict.fromkeys(judged, 4)
+        assert {c.step for c in record.criteria} == {record.step}
+        causes = [c.unknown_causes for c in record.criteria if c.prompt_id == "t3"]
+        assert all(cause == (("timeout", 4),) for cause in causes)
+    assert {c.prompt_id for r in world.sink.records for c in r.criteria} >= {"t3", "e0"}
+
+
+def test_how_the_judges_stand_is_in_every_record(tmp_path: Path) -> None:
+    world = make_world(tmp_path)
+    world.run()
+    # 4 held-out samples and 8 of each step at a quarter each; evaluations at 0, 2 and 3.
+    assert [r.metrics["judge/spent_usd"] for r in world.sink.records] == [1, 3, 6, 9]
+    assert [r.metrics["judge/cost_usd"] for r in world.sink.records[1:]] == [2, 2, 2]
+    assert {r.metrics["judge/endpoints_up"] for r in world.sink.records} == {0.75}
+
+
 def test_checkpoints_come_every_n_steps_and_at_the_end(tmp_path: Path) -> None:
     world = make_world(tmp_path, num_train=10, run__keep_checkpoints=9)
     world.run()

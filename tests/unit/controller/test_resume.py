@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rubric_rl.controller import checkpoints
+from rubric_rl.controller.interfaces import JudgePoolStatus
 from rubric_rl.controller.state import TrainState
 from rubric_rl.errors import RunFolderError
 from rubric_rl.observability.records import SampleRow, StepRecord
@@ -316,3 +318,39 @@ def test_a_learner_of_another_step_is_refused(tmp_path: Path) -> None:
     weights.write_text(weights.read_text().replace('"version": 2', '"version": 1'))
     with pytest.raises(RunFolderError, match="policy version 1, want 2"):
         asyncio.run(checkpoints.restore_learner(checkpoint, world.learner))
+
+
+def test_what_the_judges_were_at_is_beside_the_state_and_given_back(tmp_path: Path) -> None:
+    start(tmp_path, run__max_steps=2).run()
+    world = start(tmp_path)
+    checkpoint = world.run_folder.all_checkpoints()[-1]
+    text = (checkpoint.path / "judge.json").read_text()
+    asyncio.run(checkpoints.restore_judges(checkpoint, world.judges))
+    assert world.judges.restored == [text]
+    assert world.judges.spent_usd > 0
+
+
+def test_a_checkpoint_from_before_judges_had_limits_is_resumed_all_the_same(
+    tmp_path: Path,
+) -> None:
+    start(tmp_path, run__max_steps=2).run()
+    resumed = start(tmp_path)
+    checkpoint = resumed.run_folder.all_checkpoints()[-1]
+    (checkpoint.path / "judge.json").unlink()
+    assert resumed.run().step == 6
+    assert resumed.judges.restored == []
+
+
+def test_judges_without_limits_leave_no_file(tmp_path: Path) -> None:
+    world = start(tmp_path, run__max_steps=2)
+    status = world.judges.status
+
+    async def rules_only() -> JudgePoolStatus:
+        return replace(await status(), limiter_state="")
+
+    world.judges.status = rules_only
+    world.run()
+    checkpoint = world.run_folder.all_checkpoints()[-1]
+    assert not (checkpoint.path / "judge.json").exists()
+    asyncio.run(checkpoints.restore_judges(checkpoint, world.judges))
+    assert world.judges.restored == []

@@ -172,7 +172,18 @@ def test_settings_that_do_not_change_the_result_may_change(tmp_path: Path) -> No
         run={"keep_checkpoints": 9, "name": "other", "checkpoint_every_steps": 1},
         logging={"progress": False},
         cluster={"step_timeout_s": 5.0, "address": "local"},
-        judge={"llm": llm | {"base_url": "http://two/v1", "api_key_env": "KEY"}},
+        judge={
+            "llm": llm
+            | {
+                "base_url": "http://two/v1",
+                "api_key_env": "KEY",
+                "extra_endpoints": [{"base_url": "http://three/v1"}],
+                "usd_per_million_prompt_tokens": 0.5,
+            },
+            "budget": {"max_cost_usd": 5.0, "max_concurrency": 8},
+            "health": {"hedge": False},
+            "cache": {"dir": "elsewhere"},
+        },
         model={"name_or_path": "m", "cache_dir": "elsewhere"},
     )
     assert again.checkpoint is not None
@@ -239,6 +250,20 @@ def test_a_complete_checkpoint_is_not_written_again(tmp_path: Path) -> None:
     _commit(folder, 6, weights=b"first")
     path = _commit(folder, 6, weights=b"second")
     assert (path / "learner" / "weights.bin").read_bytes() == b"first"
+
+
+def test_a_checkpoint_whose_spending_is_brought_up_to_date_is_complete(tmp_path: Path) -> None:
+    folder = _open(tmp_path).folder
+
+    async def write(directory: Path) -> None:
+        (directory / "state.json").write_text("{}", encoding="utf-8")
+        (directory / "judge.json").write_text("{}", encoding="utf-8")
+
+    path = asyncio.run(folder.commit_checkpoint(3, write, keep=1)).path
+    (path / "judge.json").write_text('{"spent_usd": 3.5}', encoding="utf-8")
+    again = _open(tmp_path, "auto")
+    assert again.checkpoint is not None
+    assert again.checkpoint.step == 3
 
 
 def test_a_checkpoint_without_state_is_a_bug(tmp_path: Path) -> None:
@@ -347,11 +372,13 @@ def test_what_was_being_written_is_removed(tmp_path: Path) -> None:
     (folder.checkpoints / "step_000006.tmp" / "learner").mkdir(parents=True)
     (folder.checkpoints / "step_000006.tmp" / "state.json").write_text("{}", encoding="utf-8")
     (folder.samples / "step_000003.jsonl.tmp").write_text("{", encoding="utf-8")
+    folder.criteria.mkdir()
+    (folder.criteria / "step_000003.jsonl.tmp").write_text("{", encoding="utf-8")
     again = _open(tmp_path, "auto")
     assert again.checkpoint is not None
     assert again.checkpoint.step == 3
     assert _names(folder.checkpoints) == ["step_000003"]
-    assert _names(folder.samples) == []
+    assert _names(folder.samples) == _names(folder.criteria) == []
 
 
 def test_steps_after_the_checkpoint_are_forgotten(tmp_path: Path) -> None:
@@ -360,6 +387,9 @@ def test_steps_after_the_checkpoint_are_forgotten(tmp_path: Path) -> None:
     for step in (0, 4):
         (folder.samples / f"eval_{step:06d}.jsonl").write_text("{}\n", encoding="utf-8")
     (folder.samples / "notes.jsonl").write_text("mine\n", encoding="utf-8")
+    folder.criteria.mkdir()
+    for name in ("step_000003", "eval_000004", "step_000004"):
+        (folder.criteria / f"{name}.jsonl").write_text("{}\n", encoding="utf-8")
     _commit(folder, 3)
     _open(tmp_path, "auto")
     assert _logged_steps(folder) == [0, 1, 2, 3]
@@ -371,6 +401,7 @@ def test_steps_after_the_checkpoint_are_forgotten(tmp_path: Path) -> None:
         "step_000002.jsonl",
         "step_000003.jsonl",
     ]
+    assert _names(folder.criteria) == ["step_000003.jsonl"]
 
 
 @pytest.mark.parametrize("tail", ['{"step": 4, "ti', "", "\x00\x00\x00"])

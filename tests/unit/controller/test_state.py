@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -70,6 +71,16 @@ def test_the_best_evaluation_is_the_first_with_the_highest_reward() -> None:
     assert (state.best_eval_step, state.best_eval_reward) == (1, 0.5)
 
 
+def test_the_dearest_step_and_evaluation_are_remembered() -> None:
+    state = START.after_eval(0.3, cost_usd=2.0)
+    for step, cost_usd in [(1, 1.0), (2, 3.0), (3, 0.5)]:
+        used = replace(use(f"p{step}"), cost_usd=cost_usd)
+        state = state.after_step(step, used).after_eval(None, cost_usd=cost_usd / 2)
+    assert (state.dearest_step_usd, state.dearest_eval_usd) == (3.0, 2.0)
+    # Prompts that gave no step have been paid for as well.
+    assert state.after_skipped_step(replace(use("p4"), cost_usd=4.0)).dearest_step_usd == 4.0
+
+
 # ----------------------------------------------------------------------------
 # The window
 
@@ -126,12 +137,21 @@ states = st.builds(
     last_eval_step=st.none() | st.integers(0, 100),
     best_eval_step=st.none() | st.integers(0, 100),
     best_eval_reward=st.none() | st.floats(-10, 10),
+    dearest_step_usd=st.floats(0, 1e6),
+    dearest_eval_usd=st.floats(0, 1e6),
 )
 
 
 @given(states)
 def test_a_state_is_read_back_as_it_was_written(state: TrainState) -> None:
     assert TrainState.from_json(state.to_json()) == state
+
+
+def test_a_state_from_before_costs_were_kept_is_read() -> None:
+    file = json.loads(START.to_json())
+    for key in ("dearest_step_usd", "dearest_eval_usd"):
+        del file["state"][key]
+    assert TrainState.from_json(json.dumps(file)) == START
 
 
 @pytest.mark.parametrize(

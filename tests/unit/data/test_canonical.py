@@ -8,7 +8,7 @@ import pytest
 from rubric_rl.data.canonical import parse_canonical
 from rubric_rl.data.records import LoadedPrompt, RawRow
 from rubric_rl.errors import DataError
-from rubric_rl.types import Criterion, Message
+from rubric_rl.types import Criterion, Lineage, Message
 
 PATH = Path("set.jsonl")
 
@@ -46,11 +46,12 @@ def test_a_record_becomes_a_prompt_with_its_rubric() -> None:
         {"role": "assistant", "content": "Hello"},
         {"role": "user", "content": "Nap?"},
     ]
-    value = record(messages=messages, split="eval")
+    value = record(messages=messages, split="eval", reference="Twenty minutes.")
     (loaded,) = parse(value)
     assert loaded.split == "eval"
     assert loaded.record.prompt_id == loaded.rubric.prompt_id == "h1"
     assert loaded.record.domain == "health"
+    assert loaded.record.reference == "Twenty minutes."
     assert loaded.record.source == "set.jsonl, line 1"
     assert loaded.record.row_hash == RawRow(source="", value=value).row_hash
     assert loaded.record.messages[2] == Message(role="assistant", content="Hello")
@@ -66,6 +67,34 @@ def test_records_keep_file_order_and_may_lack_a_split() -> None:
     ]
 
 
+@pytest.mark.parametrize("changes", [{}, {"reference": None}])
+def test_a_record_may_lack_a_reference(changes: dict[str, Any]) -> None:
+    assert parse(record(**changes))[0].record.reference is None
+
+
+def test_a_criterion_may_say_its_kind_axis_and_lineage() -> None:
+    raw = {
+        "id": "c2",
+        "text": "Scolds.",
+        "weight": 1,
+        "polarity": -1,
+        "kind": "veto",
+        "axis": "tone",
+        "lineage": {"op": "split", "from": ["c1"]},
+    }
+    earned = {"id": "c1", "text": "Gives a time.", "weight": 3}
+    (loaded,) = parse(record(rubric={"criteria": [earned, raw]}))
+    assert loaded.rubric.criteria[1] == Criterion(
+        cid="c2",
+        text="Scolds.",
+        weight=1.0,
+        polarity=-1,
+        kind="veto",
+        axis="tone",
+        lineage=Lineage(op="split", sources=("c1",)),
+    )
+
+
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
@@ -73,10 +102,12 @@ def test_records_keep_file_order_and_may_lack_a_split() -> None:
         ({"id": 5}, "id: got a number (5), want a string"),
         ({"domain": None}, "domain: got null, want a string"),
         ({"split": "test"}, "split: got a string ('test'), want 'train' or 'eval'"),
+        ({"reference": "\n"}, "reference is blank"),
+        ({"reference": ["x"]}, "reference: got a list (['x']), want a string"),
         ({"mesages": []}, "unknown key 'mesages': did you mean 'messages'?"),
         (
             {"canary": "x"},
-            "unknown key 'canary': known keys: id, domain, split, messages, rubric",
+            "unknown key 'canary': known keys: id, domain, split, messages, reference, rubric",
         ),
         ({"messages": []}, "messages: the prompt is empty"),
         ({"messages": "Hi"}, "messages: the prompt is a string ('Hi'), want a list of messages"),

@@ -5,15 +5,33 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import pytest
 from aiohttp import web
 
-from rubric_rl.config.schema import LlmJudgeConfig
-from rubric_rl.types import Criterion, JudgeRequest, Message, PromptRecord, Rubric, Sample
+from rubric_rl.config.schema import JudgeBudgetConfig, JudgeHealthConfig, LlmJudgeConfig
+from rubric_rl.judging.asking import LlmJudge
+from rubric_rl.judging.async_dispatcher import AsyncDispatcher
+from rubric_rl.judging.caller import PooledCaller
+from rubric_rl.judging.dispatch import Dispatch
+from rubric_rl.judging.judge import RubricJudge
+from rubric_rl.judging.lease_desk import LeaseDesk
+from rubric_rl.judging.litellm_client import build_clients
+from rubric_rl.judging.model_table import prices_of
+from rubric_rl.types import (
+    Criterion,
+    JudgeContract,
+    JudgeRequest,
+    Message,
+    PromptRecord,
+    Rubric,
+    Sample,
+)
 
 
 @dataclass(frozen=True)
@@ -48,6 +66,11 @@ class FakeEndpoint:
     key: str | None = None
     """The only key accepted; None accepts any."""
     takes_schema: bool = True
+    takes_json_object: bool = True
+    served: str = "judge-1"
+    """Model that replies name."""
+    tokens: list[dict] | None = None
+    """Log-probs of replies, where they are asked for."""
     script: deque[Say | Fail | Hang] = field(default_factory=deque)
     chats: list[dict] = field(default_factory=list)
     """Bodies of the chat requests, in the order received."""
@@ -86,14 +109,17 @@ class FakeEndpoint:
         self.chats.append(body)
         if refused := self._refusal(request):
             return refused
-        if "response_format" in body and not self.takes_schema:
+        wanted = body["response_format"]["type"] if "response_format" in body else None
+        if (wanted == "json_schema" and not self.takes_schema) or (
+            wanted == "json_object" and not self.takes_json_object
+        ):
             return web.json_response({"error": {"message": "no response_format"}}, status=400)
         step = self.script.popleft() if self.script else Say("ok", "stop")
         if isinstance(step, Fail):
             return web.Response(status=step.status, text=step.body, headers=step.headers)
         if isinstance(step, Hang):
             return await self._hang(request)
-        return web.json_response(_completion(step))
+        return web.json_response(self._completion(step, body))
 
     def _refusal(self, request: web.Request) -> web.Response | None:
         sent = request.headers.get("Authorization")
@@ -103,6 +129,20 @@ class FakeEndpoint:
         # Some servers quote the key that they refuse.
         return web.json_response({"error": {"message": f"bad key: {sent}"}}, status=401)
 
+    def _completion(self, step: Say, body: dict) -> dict:
+        message = {"role": "assistant", "content": step.text}
+        choice = {"index": 0, "message": message, "finish_reason": step.finish_reason}
+        if "logprobs" in body and self.tokens is not None:
+            choice["logprobs"] = {"content": self.tokens}
+        return {
+            "id": "x",
+            "object": "chat.completion",
+            "created": 0,
+            "model": self.served,
+            "choices": [choice],
+            "usage": {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110},
+        }
+
     async def _hang(self, request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
         await response.prepare(request)
@@ -110,18 +150,6 @@ class FakeEndpoint:
             # A byte now and then, which keeps the connection from looking idle.
             await response.write(b" ")
             await asyncio.sleep(0.02)
-
-
-def _completion(step: Say) -> dict:
-    message = {"role": "assistant", "content": step.text}
-    return {
-        "id": "x",
-        "object": "chat.completion",
-        "created": 0,
-        "model": "judge-1",
-        "choices": [{"index": 0, "message": message, "finish_reason": step.finish_reason}],
-        "usage": {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110},
-    }
 
 
 async def _start(endpoint: FakeEndpoint) -> web.AppRunner:
@@ -188,3 +216,47 @@ def judge_request():
         return JudgeRequest(record=record, rubric=rubric, sample=sample)
 
     return build
+
+
+@pytest.fixture
+def judge_stack():
+    """Builder of a judge with its whole stack and quick retries: `async with judge_stack(...)`."""
+
+    @asynccontextmanager
+    async def build(
+        config: LlmJudgeConfig,
+        *,
+        contract: JudgeContract = "text",
+        served_model: str = "judge-1",
+        budget: JudgeBudgetConfig | None = None,
+        health: JudgeHealthConfig | None = None,
+        **judge: object,
+    ) -> AsyncIterator[RubricJudge]:
+        budget = budget or JudgeBudgetConfig()
+        dispatcher = AsyncDispatcher(Dispatch(now=time.monotonic))
+        dispatcher.join(
+            "test",
+            budget=budget,
+            health=health or JudgeHealthConfig(),
+            account="run",
+            endpoints=config.endpoint_names,
+            lease_timeout_s=60.0,
+        )
+        caller = PooledCaller(
+            LeaseDesk(dispatcher, client="test", account="run"),
+            build_clients(config, config.endpoints),
+            config,
+            budget,
+            served_model=served_model,
+            prices=prices_of(config),
+            sleep=_short_sleep,
+        )
+        llm = LlmJudge(caller=caller, config=config, contract=contract, served_model=served_model)
+        yield RubricJudge(llm, **judge)
+        await caller.close()
+
+    return build
+
+
+async def _short_sleep(_seconds: float) -> None:
+    await asyncio.sleep(0.001)

@@ -7,14 +7,15 @@ import traceback
 
 import pytest
 
-from rubric_rl.errors import EndpointError
-from rubric_rl.judging.endpoint import check_endpoint
+from rubric_rl.config.schema import EndpointConfig, JudgeBudgetConfig
+from rubric_rl.errors import ConfigError, EndpointError
+from rubric_rl.judging.endpoint import JudgeIdentity, check_judge, check_price
 
 KEY = "sk-very-secret-0123456789"
 
 
-def check(config, timeout_s: float = 5.0) -> bool:
-    return asyncio.run(check_endpoint(config, timeout_s=timeout_s)).structured_output
+def check(config, timeout_s: float = 5.0) -> JudgeIdentity:
+    return asyncio.run(check_judge(config, timeout_s=timeout_s))
 
 
 def refusal(config, timeout_s: float = 5.0) -> str:
@@ -24,34 +25,70 @@ def refusal(config, timeout_s: float = 5.0) -> str:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "takes_schema", "found", "calls"),
+    ("wanted", "takes", "found", "calls"),
     [
-        ("auto", True, True, 1),
-        ("auto", False, False, 2),
-        ("json_schema", True, True, 1),
-        ("none", True, False, 1),
-        ("none", False, False, 1),
+        ("auto", (True, True), "structured_outputs", 1),
+        ("auto", (False, True), "json_object", 2),
+        ("auto", (False, False), "text", 3),
+        ("structured_outputs", (True, True), "structured_outputs", 1),
+        ("json_object", (True, True), "json_object", 1),
+        ("text", (True, True), "text", 1),
     ],
 )
-def test_structured_output_is_what_the_endpoint_takes(
-    endpoint, llm_config, wanted, takes_schema, found, calls
+def test_the_contract_is_the_strictest_that_the_endpoint_takes(
+    endpoint, llm_config, wanted, takes, found, calls
 ):
-    endpoint.takes_schema = takes_schema
-    assert check(llm_config(structured_output=wanted)) is found
+    endpoint.takes_schema, endpoint.takes_json_object = takes
+    identity = check(llm_config(contract=wanted))
+    assert (identity.contract, identity.served_model) == (found, "judge-1")
     assert len(endpoint.chats) == calls
     assert all(chat["max_tokens"] == 16 for chat in endpoint.chats)
 
 
-def test_a_schema_that_is_demanded_and_refused_is_an_error(endpoint, llm_config):
-    endpoint.takes_schema = False
-    said = refusal(llm_config(structured_output="json_schema"))
-    assert "judge.llm.structured_output=auto" in said
+@pytest.mark.parametrize("contract", ["structured_outputs", "json_object"])
+def test_a_contract_that_is_demanded_and_refused_is_an_error(endpoint, llm_config, contract):
+    endpoint.takes_schema = endpoint.takes_json_object = False
+    assert "judge.llm.contract=auto" in refusal(llm_config(contract=contract))
+
+
+def test_the_model_that_answers_must_be_the_one_expected(endpoint, llm_config):
+    endpoint.served = "judge-1-0613"
+    assert check(llm_config()).served_model == "judge-1-0613"
+    said = refusal(llm_config(served_model="judge-1-0701"))
+    assert "'judge-1-0613'" in said
+    assert "judge.llm.served_model='judge-1-0701'" in said
+
+
+def test_log_probs_that_are_wanted_and_missing_are_an_error(endpoint, llm_config):
+    assert "judge.llm.logprobs=false" in refusal(llm_config(logprobs=True))
+    endpoint.tokens = [{"token": "ok", "logprob": -0.1, "top_logprobs": []}]
+    assert check(llm_config(logprobs=True)).logprobs is True
+
+
+def test_every_endpoint_is_checked_and_the_one_at_fault_named(endpoint, llm_config):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        dead = f"http://127.0.0.1:{unused.getsockname()[1]}/v1"
+        config = llm_config(extra_endpoints=[EndpointConfig(base_url=dead).model_dump()])
+        assert dead in refusal(config)
+
+
+@pytest.mark.parametrize("prices", [{}, {"prompt": 1.0}])
+def test_money_can_not_be_limited_without_a_price(llm_config, prices):
+    config = llm_config(**{f"usd_per_million_{k}_tokens": v for k, v in prices.items()})
+    check_price(config, JudgeBudgetConfig())
+    with pytest.raises(ConfigError, match="usd_per_million_prompt_tokens"):
+        check_price(config, JudgeBudgetConfig(max_cost_usd=1.0))
+
+
+def test_a_model_of_the_table_has_its_price(llm_config):
+    check_price(llm_config(model="openai/gpt-4.1-mini"), JudgeBudgetConfig(max_cost_usd=1.0))
 
 
 def test_a_server_that_refuses_any_request_is_not_taken_for_one_without_schemas(
     endpoint, llm_config
 ):
-    for _ in range(2):
+    for _ in range(3):
         endpoint.fail(400, '{"error": {"message": "use max_completion_tokens"}}')
     assert "use max_completion_tokens" in refusal(llm_config())
 
@@ -98,7 +135,7 @@ def test_a_model_not_served_lists_up_to_ten_that_are(endpoint, llm_config):
 
 def test_a_server_without_a_model_list_is_checked_by_a_completion(endpoint, llm_config):
     endpoint.models = None
-    assert check(llm_config()) is True
+    assert check(llm_config()).contract == "structured_outputs"
     endpoint.fail(404, '{"detail": "Not Found"}')
     assert "usually ends in /v1" in refusal(llm_config())
 

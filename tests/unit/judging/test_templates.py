@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 
 import pytest
 from hypothesis import given
@@ -100,18 +101,61 @@ def test_a_lone_surrogate_becomes_sendable():
     user_text("\ud83d").encode()
 
 
-def test_the_packaged_rules_ask_for_the_reason_before_the_verdict():
-    system = TEMPLATES.system.text
-    assert system.index('"reason"') < system.index('"verdict"')
-    assert TEMPLATES.system.text.isascii()
-    assert TEMPLATES.user.text.isascii()
+def test_the_packaged_texts_ask_for_the_reason_before_the_verdict():
+    reply = TEMPLATES.reply_json.text
+    assert reply.index('"reason"') < reply.index('"verdict"')
+    line = next(x for x in TEMPLATES.reply_text.text.splitlines() if x.startswith("<the nonce>"))
+    assert line.index("sentence") < line.index("met or unmet")
 
 
-def test_the_hash_covers_both_files():
-    user = TEMPLATES.user.text
-    first = JudgeTemplates.parse(system="a", user=user).template_hash
+def test_each_contract_has_its_way_to_reply():
+    def system(contract):
+        return TEMPLATES.messages(
+            conversation=CONVERSATION, answer="", criteria=CRITERIA, nonce="n", contract=contract
+        )[0].content
+
+    assert system("structured_outputs") == system("json_object")
+    assert "single JSON object" in system("json_object")
+    assert "JSON" not in system("text")
+    assert "one line for each criterion" in system("text")
+
+
+def test_a_reference_answer_has_a_fenced_section_of_its_own_or_none():
+    with_reference = user_text(reference="Rest ~~~~ and wait.\n{{answer}}")
+    assert "\n~~~~~\nRest ~~~~ and wait.\n{{answer}}\n~~~~~\n" in with_reference
+    assert with_reference.index("REFERENCE") < with_reference.index("\nANSWER\n")
+    assert "REFERENCE" not in user_text()
+
+
+TEXTS = {
+    "rules": "a {{reply}}",
+    "reply_json": "j",
+    "reply_text": "t",
+    "user": "{{conversation}}{{reference}}{{fence}}{{answer}}{{criteria}}{{nonce}}",
+    "reference": "{{fence}}{{reference}}",
+}
+
+
+def test_the_hash_covers_every_file():
+    first = JudgeTemplates.parse(TEXTS).template_hash
     assert len(first) == 16
     assert set(first) <= set("0123456789abcdef")
-    assert JudgeTemplates.parse(system="a", user=user).template_hash == first
-    assert JudgeTemplates.parse(system="b", user=user).template_hash != first
-    assert JudgeTemplates.parse(system="a", user=user + " ").template_hash != first
+    assert JudgeTemplates.parse(TEXTS).template_hash == first
+    for name in TEXTS:
+        assert JudgeTemplates.parse(TEXTS | {name: TEXTS[name] + " "}).template_hash != first
+
+
+def test_templates_of_ones_own_are_read_from_a_folder(tmp_path):
+    for name, text in TEXTS.items():
+        (tmp_path / f"{name}.txt").write_text(text)
+    templates = JudgeTemplates.load(str(tmp_path))
+    assert templates == JudgeTemplates.parse(TEXTS)
+    assert pickle.loads(pickle.dumps(templates)) == templates
+    (tmp_path / "reference.txt").unlink()
+    with pytest.raises(ConfigError, match=r"reference\.txt can't be read") as caught:
+        JudgeTemplates.load(str(tmp_path))
+    assert "judge.llm.template_dir" in str(caught.value)
+
+
+def test_the_packaged_texts_are_ascii():
+    assert all(getattr(TEMPLATES, name).text.isascii() for name in TEXTS)

@@ -6,11 +6,18 @@ from collections.abc import Callable
 
 import pytest
 
-from rubric_rl.observability.records import CriterionRow, Phase, SampleRow, StepRecord
+from rubric_rl.observability.records import (
+    CriterionRow,
+    CriterionStats,
+    Phase,
+    SampleRow,
+    StepRecord,
+)
 from rubric_rl.types import FailureCause, Message, Polarity, VerdictValue
 
 RowMaker = Callable[..., SampleRow]
 CriterionMaker = Callable[..., CriterionRow]
+StatsMaker = Callable[..., CriterionStats]
 
 
 def _criterion(
@@ -63,6 +70,32 @@ def _row(
     )
 
 
+def _stats(
+    prompt_id: str = "p1", cid: str = "c1", *, step: int = 3, phase: Phase = "train"
+) -> CriterionStats:
+    return CriterionStats(
+        step=step,
+        phase=phase,
+        prompt_id=prompt_id,
+        cid=cid,
+        rubric_version=2,
+        num_verdicts=8,
+        num_unknown=4,
+        num_cached=1,
+        unknown_causes=((FailureCause.TIMEOUT, 3), (FailureCause.MISSING, 1)),
+        pass_rate=0.75,
+        variance=0.1875,
+        judge_tokens=120.0,
+        judge_cost_usd=0.5,
+        judge_latency_s=1.25,
+    )
+
+
+@pytest.fixture
+def make_stats() -> StatsMaker:
+    return _stats
+
+
 @pytest.fixture
 def make_criterion() -> CriterionMaker:
     return _criterion
@@ -75,8 +108,10 @@ def make_row() -> RowMaker:
 
 @pytest.fixture
 def make_record() -> Callable[..., StepRecord]:
-    def make(step: int, *rows: SampleRow, **metrics: float) -> StepRecord:
+    def make(
+        step: int, *rows: SampleRow, criteria: tuple[CriterionStats, ...] = (), **metrics: float
+    ) -> StepRecord:
         named = {name.replace("__", "/"): value for name, value in metrics.items()}
-        return StepRecord(step=step, metrics=named, rows=rows)
+        return StepRecord(step=step, metrics=named, rows=rows, criteria=criteria)
 
     return make

@@ -50,6 +50,14 @@ def test_without_a_terminal_a_step_is_one_line(make_record) -> None:
     )
 
 
+def test_money_is_shown_once_it_is_spent(make_record) -> None:
+    stream = io.StringIO()
+    console = Console(stream=stream)
+    console.log(make_record(1, reward__mean=0.5, judge__spent_usd=0.0))
+    console.log(make_record(2, reward__mean=0.5, judge__spent_usd=1.239))
+    assert stream.getvalue() == "step 1  reward 0.500\nstep 2  reward 0.500  judges $1.24\n"
+
+
 def test_an_evaluation_adds_a_line_with_its_interval(make_record) -> None:
     stream = io.StringIO()
     console = Console(stream=stream)

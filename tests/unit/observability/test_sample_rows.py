@@ -23,6 +23,7 @@ from rubric_rl.types import (
     FailureCause,
     JudgedSample,
     Judgement,
+    JudgeUsage,
     Message,
     PromptRecord,
     Rubric,
@@ -44,8 +45,13 @@ RUBRIC = Rubric(
     version=2,
     criteria=(
         Criterion(cid="a", text="says 7 to 9 hours", weight=3.0),
-        Criterion(cid="b", text="prescribes a drug", weight=1.0, polarity=-1),
+        Criterion(cid="b", text="prescribes a drug", weight=1.0, polarity=-1, kind="veto"),
     ),
+)
+
+
+USAGE = JudgeUsage(
+    calls=3, retries=1, prompt_tokens=10, completion_tokens=5, cost_usd=0.25, saved_tokens=1.5
 )
 
 
@@ -67,17 +73,23 @@ def _judged(*verdicts: Verdict) -> JudgedSample:
         rubric_version=2,
         judge_id="small-judge",
         template_hash="t",
-        mode="none",
+        mode="each",
         verdicts=verdicts,
-        num_calls=1,
-        prompt_tokens=10,
-        completion_tokens=5,
+        usage=USAGE,
         latency_s=0.1,
     )
-    return JudgedSample(sample=sample, judgement=judgement, score=Score(value=1.0, coverage=0.75))
+    score = Score(value=0.0, coverage=0.75, gated_from=1.0)
+    return JudgedSample(sample=sample, judgement=judgement, score=score)
 
 
-MET_A = Verdict(cid="a", value=VerdictValue.MET, reason="8 is in range")
+MET_A = Verdict(
+    cid="a",
+    value=VerdictValue.MET,
+    reason="8 is in range",
+    probability=0.875,
+    votes=(VerdictValue.MET, VerdictValue.UNMET, VerdictValue.MET),
+    cached=True,
+)
 UNKNOWN_B = Verdict(cid="b", value=VerdictValue.UNKNOWN, reason="", cause=FailureCause.UNPARSEABLE)
 
 
@@ -106,6 +118,10 @@ def test_row_carries_verdicts_versions_and_scores() -> None:
                 verdict=VerdictValue.MET,
                 reason="8 is in range",
                 cause=None,
+                kind="normal",
+                probability=0.875,
+                votes=(VerdictValue.MET, VerdictValue.UNMET, VerdictValue.MET),
+                cached=True,
             ),
             CriterionRow(
                 cid="b",
@@ -115,9 +131,10 @@ def test_row_carries_verdicts_versions_and_scores() -> None:
                 verdict=VerdictValue.UNKNOWN,
                 reason="",
                 cause=FailureCause.UNPARSEABLE,
+                kind="veto",
             ),
         ),
-        reward=1.0,
+        reward=0.0,
         coverage=0.75,
         advantage=-0.25,
         sample_index=4,
@@ -126,7 +143,21 @@ def test_row_carries_verdicts_versions_and_scores() -> None:
         rubric_id=RUBRIC.rubric_id,
         rubric_version=2,
         judge_id="small-judge",
+        template_hash="t",
+        mode="each",
+        gated_from=1.0,
+        usage=USAGE,
     )
+    assert decode_row(encode_row(row)) == row
+
+
+def test_a_row_from_before_judging_was_told_in_full_is_read(make_row) -> None:
+    payload = json.loads(encode_row(make_row()))
+    for key in ("template_hash", "mode", "gated_from", "usage"):
+        del payload[key]
+    for key in ("kind", "probability", "votes", "cached"):
+        del payload["criteria"][0][key]
+    assert decode_row(json.dumps(payload)) == make_row()
 
 
 def test_criteria_keep_the_order_of_the_rubric_whatever_that_of_the_verdicts() -> None:

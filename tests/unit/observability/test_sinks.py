@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rubric_rl.observability.records import StepRecord, read_rows
-from rubric_rl.observability.sinks import JsonlSink, MultiSink, spread_rows
+from rubric_rl.observability.sinks import JsonlSink, MultiSink, spread_criteria, spread_rows
 
 
 def _metrics(run_dir: Path) -> list[dict[str, float]]:
@@ -45,11 +45,41 @@ def test_rows_go_to_a_file_of_their_phase(tmp_path: Path, make_record, make_row)
     assert len(list((tmp_path / "samples").iterdir())) == 2
 
 
+def test_criteria_go_to_files_of_the_same_names(tmp_path: Path, make_record, make_stats) -> None:
+    train = [make_stats("p1", "c1", step=6), make_stats("p1", "c2", step=6)]
+    held_out = make_stats("h1", step=6, phase="eval")
+    sink = JsonlSink(tmp_path)
+    sink.log(make_record(6, criteria=(*train, held_out)))
+    sink.close()
+    lines = (tmp_path / "criteria" / "step_000006.jsonl").read_text().splitlines()
+    assert [json.loads(line)["cid"] for line in lines] == ["c1", "c2"]
+    assert json.loads(lines[0]) == {
+        "format": "rubric_rl.criterion/1",
+        "step": 6,
+        "phase": "train",
+        "prompt_id": "p1",
+        "cid": "c1",
+        "rubric_version": 2,
+        "num_verdicts": 8,
+        "num_unknown": 4,
+        "num_cached": 1,
+        "unknown_causes": {"timeout": 3, "missing": 1},
+        "pass_rate": 0.75,
+        "variance": 0.1875,
+        "judge_tokens": 120.0,
+        "judge_cost_usd": 0.5,
+        "judge_latency_s": 1.25,
+    }
+    (line,) = (tmp_path / "criteria" / "eval_000006.jsonl").read_text().splitlines()
+    assert json.loads(line)["prompt_id"] == "h1"
+
+
 def test_a_step_without_rows_leaves_no_file(tmp_path: Path, make_record) -> None:
     sink = JsonlSink(tmp_path)
     sink.log(make_record(1))
     sink.close()
     assert list((tmp_path / "samples").iterdir()) == []
+    assert list((tmp_path / "criteria").iterdir()) == []
 
 
 def test_a_second_sink_goes_on_in_the_same_file(tmp_path: Path, make_record) -> None:
@@ -158,3 +188,10 @@ def test_spread_rows_keeps_all_when_they_fit_and_none_when_there_is_no_room(make
     rows = [make_row("p1", 1), make_row("p1", 0)]
     assert [row.sample_index for row in spread_rows(rows, 2)] == [0, 1]
     assert spread_rows(rows, 0) == []
+
+
+def test_spread_criteria_keeps_the_order_of_the_rubric(make_stats) -> None:
+    criteria = [make_stats(p, c) for p in ("p1", "p0") for c in ("c9", "c10")]
+    picked = [(c.prompt_id, c.cid) for c in spread_criteria(criteria, 9)]
+    assert picked == [("p0", "c9"), ("p0", "c10"), ("p1", "c9"), ("p1", "c10")]
+    assert [c.prompt_id for c in spread_criteria(criteria, 2)] == ["p0", "p1"]

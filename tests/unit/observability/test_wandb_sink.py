@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -50,14 +51,15 @@ def test_disabled_records_nothing(tmp_path: Path, make_record) -> None:
 
 
 def test_without_a_key_it_is_offline_and_says_so(
-    tmp_path: Path, capfd, caplog, make_record, make_row
+    tmp_path: Path, capfd, caplog, make_record, make_row, make_stats
 ) -> None:
     with caplog.at_level(logging.INFO, logger="rubric_rl"):
         sink = _open(tmp_path, "auto")
     assert sink.notice.startswith("W&B: offline (no API key found); upload with: wandb sync ")
     assert [record.getMessage() for record in caplog.records] == [sink.notice]
     rows = [make_row(f"p{p}", s) for p in range(2) for s in range(3)]
-    sink.log(make_record(1, *rows, reward__mean=0.5))
+    criteria = tuple(make_stats(f"p{p}", f"c{c}") for p in range(2) for c in range(3))
+    sink.log(make_record(1, *rows, criteria=criteria, reward__mean=0.5))
     sink.log(make_record(2, reward__mean=0.6))
     sink.close()
     assert sink.num_failures == 0
@@ -67,6 +69,12 @@ def test_without_a_key_it_is_offline_and_says_so(
     text = table.read_text(encoding="utf-8")
     assert text.count("See a doctor.") == 2
     assert "[met] 1 names a doctor: because" in text
+    (table,) = folder.glob("files/media/table/criteria_*.json")
+    held = json.loads(table.read_text(encoding="utf-8"))
+    rows = [dict(zip(held["columns"], row, strict=True)) for row in held["data"]]
+    assert [(row["prompt_id"], row["cid"]) for row in rows] == [("p0", "c0"), ("p1", "c0")]
+    assert rows[0]["unknown_causes"] == "timeout 3, missing 1"
+    assert (rows[0]["pass_rate"], rows[0]["judge_cost_usd"]) == (0.75, 0.5)
     assert capfd.readouterr() == ("", "")
 
 

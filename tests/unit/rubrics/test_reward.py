@@ -7,11 +7,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rubric_rl.rubrics.reward import RewardName, score, signed_points, weighted_share
-from rubric_rl.types import Criterion, FailureCause, Polarity, Rubric, Verdict, VerdictValue
+from rubric_rl.rubrics.reward import RewardName, gated, score, signed_points, weighted_share
+from rubric_rl.types import (
+    Criterion,
+    CriterionKind,
+    FailureCause,
+    Polarity,
+    Rubric,
+    Score,
+    Verdict,
+    VerdictValue,
+)
 
 MET, UNMET, UNKNOWN = VerdictValue.MET, VerdictValue.UNMET, VerdictValue.UNKNOWN
-REWARD_NAMES: tuple[RewardName, ...] = ("weighted_share", "signed_points")
+REWARD_NAMES: tuple[RewardName, ...] = ("weighted_share", "signed_points", "gated")
 
 
 def rubric_of(*signed_weights: float) -> Rubric:
@@ -19,6 +28,21 @@ def rubric_of(*signed_weights: float) -> Rubric:
     criteria = [
         Criterion(cid=f"c{i}", text="t", weight=abs(w), polarity=1 if w > 0 else -1)
         for i, w in enumerate(signed_weights, start=1)
+    ]
+    return Rubric(prompt_id="p", version=0, criteria=tuple(criteria))
+
+
+def gated_rubric() -> Rubric:
+    """c1 essential +4, c2 +3, c3 -1, c4 veto -2: weights of 10 in all."""
+    kinds: list[tuple[float, Polarity, CriterionKind]] = [
+        (4.0, 1, "essential"),
+        (3.0, 1, "normal"),
+        (1.0, -1, "normal"),
+        (2.0, -1, "veto"),
+    ]
+    criteria = [
+        Criterion(cid=f"c{i}", text="t", weight=weight, polarity=polarity, kind=kind)
+        for i, (weight, polarity, kind) in enumerate(kinds, start=1)
     ]
     return Rubric(prompt_id="p", version=0, criteria=tuple(criteria))
 
@@ -92,6 +116,97 @@ def test_unknown_leaves_numerator_and_denominator_and_costs_coverage(
     by_points = score(rubric, verdicts, reward="signed_points", min_coverage=0.1)
     assert (by_share.value, by_share.coverage) == (share, coverage)
     assert (by_points.value, by_points.coverage) == (points, coverage)
+
+
+def test_a_rubric_of_faults_only_has_a_share_but_no_points() -> None:
+    # Validation refuses it. Of weights 1 and 3 the second is avoided: 3 / 4.
+    rubric, verdicts = rubric_of(-1, -3), verdicts_of(MET, UNMET)
+    assert weighted_share(rubric, verdicts) == gated(rubric, verdicts) == 3 / 4
+    assert signed_points(rubric, verdicts) is None
+    assert score(rubric, verdicts, reward="signed_points", min_coverage=0.5).value is None
+
+
+@pytest.mark.parametrize("reward", REWARD_NAMES)
+@pytest.mark.parametrize(("value", "expected"), [(MET, 1.0), (UNMET, 0.0), (UNKNOWN, None)])
+def test_a_single_criterion_is_the_whole_reward(
+    reward: RewardName, value: VerdictValue, expected: float | None
+) -> None:
+    got = score(rubric_of(7), verdicts_of(value), reward=reward, min_coverage=0.5)
+    assert got == Score(value=expected, coverage=0.0 if value is UNKNOWN else 1.0)
+
+
+def test_signed_points_of_one_answer_by_hand() -> None:
+    # Points 7, 3, 5, -4, -8. Met: 7, 5, -4. (7 + 5 - 4) / (7 + 3 + 5) = 8 / 15.
+    rubric = rubric_of(7, 3, 5, -4, -8)
+    assert signed_points(rubric, verdicts_of(MET, UNMET, MET, MET, UNMET)) == 8 / 15
+    # All faults and nothing else: -12 / 15. All that is good and no fault: 1.
+    assert signed_points(rubric, verdicts_of(UNMET, UNMET, UNMET, MET, MET)) == -12 / 15
+    assert signed_points(rubric, verdicts_of(MET, MET, MET, UNMET, UNMET)) == 1
+    # The 5 and the -8 unknown: (7 - 4) / (7 + 3).
+    assert signed_points(rubric, verdicts_of(MET, UNMET, UNKNOWN, MET, UNKNOWN)) == 3 / 10
+
+
+# ----------------------------------------------------------------------------
+# Gates
+
+
+@pytest.mark.parametrize(
+    ("values", "share", "value", "gated_from"),
+    [
+        # Essential +4, +3, -1, veto -2.
+        ((MET, MET, UNMET, UNMET), 1.0, 1.0, None),
+        ((MET, UNMET, MET, UNMET), 6 / 10, 6 / 10, None),
+        # The veto is met: 4 + 3 + 1 of 10 are good, and all of it is lost.
+        ((MET, MET, UNMET, MET), 8 / 10, 0.0, 8 / 10),
+        # The essential one is not met.
+        ((UNMET, MET, UNMET, UNMET), 6 / 10, 0.0, 6 / 10),
+        # Nothing is left to lose, but a gate failed.
+        ((UNMET, UNMET, MET, MET), 0.0, 0.0, 0.0),
+        # A normal criterion is unknown: 4 + 1 + 2 of 7; 1 of 7 with both gates failed.
+        ((MET, UNKNOWN, UNMET, UNMET), 1.0, 1.0, None),
+        ((UNMET, UNKNOWN, UNMET, MET), 1 / 7, 0.0, 1 / 7),
+        # A gate is unknown and the other holds: it could be either.
+        ((MET, MET, UNMET, UNKNOWN), 1.0, None, None),
+        ((UNKNOWN, MET, UNMET, UNMET), 1.0, None, None),
+        ((UNKNOWN, MET, UNMET, UNKNOWN), 1.0, None, None),
+        # A gate is unknown and the other failed: it is 0 in any case.
+        ((UNKNOWN, MET, UNMET, MET), 4 / 6, 0.0, 4 / 6),
+        ((UNMET, MET, MET, UNKNOWN), 3 / 8, 0.0, 3 / 8),
+        ((UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN), None, None, None),
+    ],
+)
+def test_the_gated_reward_by_hand(
+    values: Sequence[VerdictValue],
+    share: float | None,
+    value: float | None,
+    gated_from: float | None,
+) -> None:
+    rubric, verdicts = gated_rubric(), verdicts_of(*values)
+    assert weighted_share(rubric, verdicts) == share
+    assert gated(rubric, verdicts) == value
+    got = score(rubric, verdicts, reward="gated", min_coverage=0.1)
+    assert (got.value, got.gated_from) == (value, gated_from)
+
+
+def test_too_little_coverage_is_unscored_even_if_a_gate_failed() -> None:
+    # The essential one alone is judged: 4 of 10.
+    verdicts = verdicts_of(UNMET, UNKNOWN, UNKNOWN, UNKNOWN)
+    at, below = (
+        score(gated_rubric(), verdicts, reward="gated", min_coverage=least) for least in (0.4, 0.5)
+    )
+    assert at == Score(value=0.0, coverage=0.4, gated_from=0.0)
+    assert below == Score(value=None, coverage=0.4)
+
+
+@pytest.mark.parametrize("reward", ["weighted_share", "signed_points"])
+@pytest.mark.parametrize("gate", [MET, UNMET, UNKNOWN])
+def test_kinds_change_nothing_for_the_other_rewards(reward: RewardName, gate: VerdictValue) -> None:
+    plain = rubric_of(4, 3, -1, -2)
+    for values in [(gate, MET, UNMET, UNMET), (MET, UNMET, MET, gate)]:
+        verdicts = verdicts_of(*values)
+        got = score(gated_rubric(), verdicts, reward=reward, min_coverage=0.5)
+        assert got == score(plain, verdicts, reward=reward, min_coverage=0.5)
+        assert got.gated_from is None
 
 
 def test_an_unknown_of_an_evenly_good_answer_leaves_the_value_but_lowers_coverage() -> None:
@@ -175,6 +290,7 @@ def test_an_unknown_verdict_equals_a_rubric_without_the_criterion(items: Items) 
     criteria = tuple(c for c in rubric.criteria if c.cid in cids)
     smaller = Rubric(prompt_id="p", version=0, criteria=criteria)
     assert weighted_share(rubric, verdicts) == weighted_share(smaller, judged)
+    assert gated(rubric, verdicts) == gated(smaller, judged)
     assert signed_points(rubric, verdicts) == signed_points(smaller, judged)
 
 
@@ -199,3 +315,23 @@ def test_the_judges_failures_never_lower_a_perfect_answer(items: Items) -> None:
         for weight, polarity, value in items
     ]
     assert weighted_share(*build(perfect)) in (None, 1.0)
+
+
+@given(items)
+def test_without_gates_the_gated_reward_is_the_weighted_share(items: Items) -> None:
+    rubric, verdicts = build(items)
+    assert gated(rubric, verdicts) == weighted_share(rubric, verdicts)
+
+
+gates = st.sampled_from((MET, UNMET, UNKNOWN))
+
+
+@given(st.tuples(gates, gates, gates, gates))
+def test_a_gated_reward_is_0_or_what_it_would_have_been(values: tuple[VerdictValue, ...]) -> None:
+    rubric, verdicts = gated_rubric(), verdicts_of(*values)
+    got = score(rubric, verdicts, reward="gated", min_coverage=0.0)
+    share = weighted_share(rubric, verdicts)
+    assert got.value in (None, 0.0, share)
+    assert got.gated_from in (None, share)
+    if got.gated_from is not None:
+        assert got.value == 0

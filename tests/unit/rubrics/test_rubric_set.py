@@ -8,11 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rubric_rl.errors import DataError
 from rubric_rl.rubrics.rubric_set import RubricSet
-from rubric_rl.rubrics.rules import ContainsAny
-from rubric_rl.types import Criterion, Rubric
+from rubric_rl.rubrics.rules import ContainsAny, WordCount
+from rubric_rl.types import Criterion, CriterionKind, Lineage, Polarity, Rubric
 
 
 def make_rubric(prompt_id: str, weight: float = 2.0) -> Rubric:
@@ -67,6 +69,88 @@ def test_written_and_read_again_is_equal(tmp_path: Path) -> None:
     original = make_set("b", "a")
     original.write(tmp_path / "rubrics.jsonl")
     assert RubricSet.read(tmp_path / "rubrics.jsonl") == original
+
+
+texts = st.text(min_size=1).filter(lambda text: bool(text.strip()))
+lineages = st.one_of(
+    st.just(Lineage(op="add")),
+    st.builds(
+        Lineage,
+        op=st.sampled_from(("rewrite", "split", "merge", "keep")),
+        sources=st.lists(texts, min_size=2, unique=True).map(tuple),
+    ),
+)
+# Kinds come with the only polarity that they may have.
+signs: st.SearchStrategy[tuple[Polarity, CriterionKind]] = st.sampled_from(
+    ((1, "normal"), (-1, "normal"), (1, "essential"), (-1, "veto"))
+)
+
+
+@st.composite
+def criteria(draw: st.DrawFn, cid: str) -> Criterion:
+    polarity, kind = draw(signs)
+    return Criterion(
+        cid=cid,
+        text=draw(texts),
+        weight=draw(st.floats(min_value=1e-9, max_value=1e9)),
+        polarity=polarity,
+        kind=kind,
+        axis=draw(st.none() | texts),
+        tags=tuple(draw(st.lists(st.text()))),
+        rule=draw(st.none() | st.builds(WordCount, max=st.integers(1, 9))),
+        lineage=draw(st.none() | lineages),
+    )
+
+
+@st.composite
+def rubric_sets(draw: st.DrawFn) -> RubricSet:
+    version = draw(st.integers(0, 9))
+    rubrics: list[Rubric] = []
+    for prompt_id in draw(st.lists(texts, max_size=3, unique=True)):
+        drawn = [draw(criteria(cid)) for cid in draw(st.lists(texts, max_size=4, unique=True))]
+        # Something can be earned.
+        earned = Criterion(cid="\U0001f600 earned", text="t", weight=1.0)
+        rubrics.append(Rubric(prompt_id=prompt_id, version=version, criteria=(*drawn, earned)))
+    return RubricSet(version=version, rubrics=tuple(rubrics))
+
+
+@given(original=rubric_sets())
+def test_any_rubric_set_survives_the_disk(
+    original: RubricSet, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("sets") / "rubrics.jsonl"
+    original.write(path)
+    assert RubricSet.read(path) == original
+
+
+def test_what_has_its_default_is_not_written(tmp_path: Path) -> None:
+    plain = Rubric(
+        prompt_id="a", version=1, criteria=(Criterion(cid="c1", text="Says so.", weight=2.0),)
+    )
+    RubricSet(version=1, rubrics=(plain,)).write(tmp_path / "rubrics.jsonl")
+    line = json.loads((tmp_path / "rubrics.jsonl").read_text().splitlines()[1])
+    assert line["criteria"] == [{"id": "c1", "text": "Says so.", "weight": 2.0, "polarity": 1}]
+
+
+# As this format's files were before criteria had a kind, an axis or a lineage.
+OLD_FILE = (
+    '{"format": "rubric_rl.rubric_set/1", "version": 0, "content_hash": '
+    '"edf209f4c3ae2e9c3d176e2ae780b708e6edaf0dba33cab1c820763ba3e833cf", "num_rubrics": 1}\n'
+    '{"prompt_id": "sleep-1", "version": 0, "criteria": ['
+    '{"id": "c1", "text": "Advises against screens.", "weight": 2.0, "polarity": 1, '
+    '"tags": ["axis:content"]}, '
+    '{"id": "c2", "text": "Stays brief.", "weight": 1.0, "polarity": 1, '
+    '"rule": {"rule": "word_count", "max": 60}}, '
+    '{"id": "c3", "text": "Scolds.", "weight": 1.5, "polarity": -1}]}\n'
+)
+
+
+def test_a_file_from_before_kinds_is_still_what_its_hash_says(tmp_path: Path) -> None:
+    (tmp_path / "rubrics.jsonl").write_text(OLD_FILE)
+    rubric = RubricSet.read(tmp_path / "rubrics.jsonl").of("sleep-1")
+    assert rubric.rubric_id == "3dc2d8ef15d56688"
+    assert [c.kind for c in rubric.criteria] == ["normal"] * 3
+    assert {(c.axis, c.lineage) for c in rubric.criteria} == {(None, None)}
 
 
 def test_the_first_line_says_what_the_file_holds(tmp_path: Path) -> None:

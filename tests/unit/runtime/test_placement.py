@@ -26,14 +26,20 @@ def make_plan(
     engines: int = 1,
     tensor_parallel_size: int = 1,
     judges: int = 1,
+    hosted: dict[str, int] | None = None,
 ) -> PlacementPlan:
-    """A plan with 2 CPUs for a rank, 1 for an engine and 0.1 for a judge."""
+    """A plan with 2 CPUs for a rank, 1 for an engine and 0.1 for a judge.
+
+    `hosted`: settings of a judge whose servers the run starts, 1 CPU each.
+    """
     raw = {name: dict(section) for name, section in BASE.items()}
     raw["cluster"] |= {"device": device, "placement": placement}
     raw["cluster"] |= {"learner_cpus": 2.0, "rollout_cpus": 1.0, "judge_cpus": 0.1}
     raw["learner"] |= {"num_workers": ranks}
     raw["rollout"] |= {"num_workers": engines, "tensor_parallel_size": tensor_parallel_size}
     raw["judge"] |= {"num_workers": judges}
+    if hosted is not None:
+        raw["judge"]["llm"] = {"backend": "vllm", "model": "judge", "hosted": hosted}
     return plan_placement(Config.model_validate(raw))
 
 
@@ -54,6 +60,30 @@ def refusal(plan: PlacementPlan, *nodes: dict[str, float]) -> str:
 
 # ----------------------------------------------------------------------------
 # Layouts
+
+
+def test_a_hosted_judges_servers_have_bundles_and_gpus_of_their_own() -> None:
+    plan = make_plan(hosted={"num_engines": 2, "tensor_parallel_size": 4})
+    assert layout(plan)[2:] == [
+        (0.1, 0, ["judge 0"]),
+        (1.0, 4, ["judge server 0"]),
+        (1.0, 4, ["judge server 1"]),
+    ]
+    assert plan.workers == "1 learner rank, 1 rollout worker, 1 judge worker, 2 judge servers"
+
+
+def test_a_hosted_judge_on_cpu_reserves_cores_only() -> None:
+    plan = make_plan(device="cpu", hosted={"num_engines": 1})
+    assert layout(plan)[-1] == (1.0, 0, ["judge server 0"])
+
+
+def test_a_cluster_without_gpus_for_the_judges_servers_is_refused_with_the_sum() -> None:
+    plan = make_plan(hosted={"num_engines": 2, "tensor_parallel_size": 4})
+    assert refusal(plan, {"CPU": 64.0, "GPU": 8.0}) == (
+        "1 learner rank x 1 GPU + 1 rollout worker x 1 GPU + 2 judge servers x 4 GPUs = 10 GPUs, "
+        "the cluster has 8: lower judge.llm.hosted.num_engines (2), rollout.num_workers (1) or "
+        "learner.num_workers (1)"
+    )
 
 
 def test_disaggregated_workers_have_a_bundle_each() -> None:

@@ -1,0 +1,91 @@
+"""What judging may cost: when a run stops before it would spend more than it may.
+
+    judge --verdict UNKNOWN for want of money--> OverBudget --+
+    step boundary: spent + next step > limit --> OverBudget --+--> checkpoint, BudgetExhaustedError
+
+A step of which any verdict was refused for want of money is not trained on: its
+prompts stay unused, and a resumed run with a higher limit does it as it would
+have been done. Without a limit nothing here has an effect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rubric_rl.config.schema import Config
+from rubric_rl.controller.interfaces import JudgePool, JudgePoolStatus
+from rubric_rl.controller.schedule import evaluation_due, finished
+from rubric_rl.controller.state import TrainState
+from rubric_rl.errors import BudgetExhaustedError
+from rubric_rl.types import FailureCause, JudgedSample, Judgement, JudgeRequest
+
+# Costs are sums of many small floats.
+_ROUNDING = 1e-9
+
+
+class OverBudget(Exception):
+    """The run must stop now; the message says why. The loop makes words of it."""
+
+
+class BudgetedJudges:
+    """A judge pool that raises OverBudget as soon as a verdict was refused for want of money.
+
+    So everything in flight is cancelled at once: what is generated now is not
+    going to be judged.
+    """
+
+    def __init__(self, judges: JudgePool, config: Config) -> None:
+        self._judges = judges
+        self._limit = config.judge.budget.max_cost_usd
+
+    async def judge(self, request: JudgeRequest) -> Judgement:
+        """See `JudgePool.judge`. Raises OverBudget."""
+        judgement = await self._judges.judge(request)
+        refused = any(verdict.cause is FailureCause.BUDGET for verdict in judgement.verdicts)
+        if refused and self._limit is not None:
+            raise OverBudget("a verdict was refused because the call would have cost too much")
+        return judgement
+
+    async def status(self) -> JudgePoolStatus:
+        return await self._judges.status()
+
+    async def restore(self, limiter_state: str) -> None:
+        await self._judges.restore(limiter_state)
+
+
+def cost_usd(samples: Iterable[JudgedSample]) -> float:
+    """What judging these samples cost."""
+    return sum((sample.judgement.usage.cost_usd for sample in samples), 0.0)
+
+
+def next_step_usd(config: Config, state: TrainState) -> float:
+    """What is due now and the next step with its evaluation may cost, by the dearest so far."""
+    num_evals = evaluation_due(config, state) + _next_evaluates(config, state)
+    return state.dearest_step_usd + num_evals * state.dearest_eval_usd
+
+
+def refuse_next_step(config: Config, state: TrainState, status: JudgePoolStatus) -> None:
+    """Raise OverBudget if the next step could make the run cost more than it may."""
+    limit, more = config.judge.budget.max_cost_usd, next_step_usd(config, state)
+    if limit is None or finished(config, state):
+        return
+    if status.spent_usd + more > limit * (1 + _ROUNDING):
+        raise OverBudget("the next step could cost more than is left")
+
+
+def exhausted(
+    config: Config, state: TrainState, status: JudgePoolStatus, why: OverBudget
+) -> BudgetExhaustedError:
+    """The error of a run whose money is used up, at the checkpoint of `state`."""
+    return BudgetExhaustedError(
+        f"judging stops after step {state.step}: {why}. Spent: {status.spent_usd:.4f} USD of "
+        f"judge.budget.max_cost_usd={config.judge.budget.max_cost_usd:g}; the dearest step so far: "
+        f"{state.dearest_step_usd:.4f} USD, the dearest evaluation: {state.dearest_eval_usd:.4f} "
+        "USD. A checkpoint was left: raise judge.budget.max_cost_usd and set run.resume=auto to go "
+        "on"
+    )
+
+
+def _next_evaluates(config: Config, state: TrainState) -> bool:
+    step = state.step + 1
+    return step % config.run.eval_every_steps == 0 or step == config.run.max_steps
