@@ -5,14 +5,19 @@ import json
 import logging
 import subprocess
 import sys
+from dataclasses import dataclass, field, replace
 
 import pytest
 
+from rubric_rl.config.schema import LlmJudgeConfig
 from rubric_rl.errors import ConfigError
+from rubric_rl.judging.asking import LlmJudge
+from rubric_rl.judging.cache import VerdictCache
+from rubric_rl.judging.chat import CallResult, ChatReply, ChatRequest
 from rubric_rl.judging.judge import RubricJudge, check_rubrics
 from rubric_rl.judging.templates import JudgeTemplates
 from rubric_rl.rubrics.rules import parse_rule
-from rubric_rl.types import Criterion, Judgement, Rubric
+from rubric_rl.types import Criterion, Judgement, JudgeUsage, Rubric, VerdictValue
 
 C1 = Criterion(cid="c1", text="Advises rest.", weight=1)
 C2 = Criterion(cid="c2", text="Advises antibiotics.", weight=2, polarity=-1)
@@ -319,3 +324,151 @@ def test_the_check_before_the_run_needs_no_http_library():
 def test_rules_alone_or_an_llm_judge_will_do():
     check_rubrics([rubric("p1", SHORT)], has_llm=False)
     check_rubrics([rubric("p1", C1)], has_llm=True)
+
+
+# ----------------------------------------------------------------------------
+# Modes, votes, references
+
+MANY = tuple(Criterion(cid=f"c{i}", text=f"Advises thing {i}.", weight=1.0) for i in range(1, 21))
+
+
+@dataclass
+class WillingCaller:
+    """A caller that judges whatever it is asked: 100 tokens of prompt, 10 a criterion."""
+
+    calls: list[list[str]] = field(default_factory=list)
+    tokens: int = 0
+    value: str = "met"
+
+    async def call(self, request: ChatRequest) -> CallResult:
+        prompt = request.messages[-1].content
+        nonce = prompt.rsplit("Nonce: ", 1)[1].strip()
+        lines = [x for x in prompt.splitlines() if x.startswith('{"id"')]
+        cids = [json.loads(line)["id"] for line in lines]
+        self.calls.append(cids)
+        self.tokens += 20 * len(cids)
+        entries = [{"id": cid, "reason": "r", "verdict": self.value} for cid in cids]
+        text = json.dumps({"nonce": nonce, "verdicts": entries})
+        tokens = 10 * len(cids)
+        reply = ChatReply(
+            text=text, finish_reason="stop", prompt_tokens=tokens, completion_tokens=tokens
+        )
+        usage = JudgeUsage(
+            calls=1, prompt_tokens=tokens, completion_tokens=tokens, cost_usd=0.01 * len(cids)
+        )
+        return CallResult(usage=usage, reply=reply)
+
+
+def willing_judge(caller: WillingCaller, cache: VerdictCache | None = None, **config):
+    fields = {"base_url": "http://unused/v1", "model": "m"} | config
+    llm = LlmJudge(
+        caller=caller,
+        config=LlmJudgeConfig.model_validate(fields),
+        contract="json_object",
+        served_model="m-0613",
+    )
+    return RubricJudge(llm, cache=cache)
+
+
+@pytest.mark.parametrize(
+    ("mode", "sizes", "named"),
+    [("all", [20], "all"), ("chunk", [8, 8, 4], "chunk:8"), ("each", [1] * 20, "each")],
+)
+def test_a_mode_says_how_many_criteria_are_in_a_call(judge_request, mode, sizes, named):
+    caller = WillingCaller()
+    judge = willing_judge(caller, mode=mode, chunk_size=8)
+    judgement = asyncio.run(judge.judge(judge_request(*MANY)))
+    assert [len(cids) for cids in caller.calls] == sizes
+    assert (judgement.mode, judgement.usage.calls) == (named, len(sizes))
+    assert [v.cid for v in judgement.verdicts] == [c.cid for c in MANY]
+    assert judgement.judge_id == "m=m-0613"
+
+
+def test_votes_are_polls_of_their_own(judge_request):
+    caller = WillingCaller()
+    judge = willing_judge(caller, votes=3, temperature=1.0)
+    judgement = asyncio.run(judge.judge(judge_request(C1)))
+    assert len(caller.calls) == 2  # a majority of three is enough
+    assert judgement.verdicts[0].votes == (VerdictValue.MET, VerdictValue.MET)
+
+
+def test_lines_are_read_under_the_contract_text(judge_all, endpoint, llm_config, judge_request):
+    endpoint.say("n1 | c1 | rest is advised | met\nn1 | c2 | none named | unmet")
+    [judgement] = judge_all(llm_config(), judge_request(C1, C2), contract="text")
+    assert outcome(judgement) == {"c1": "met", "c2": "unmet"}
+    assert [v.reason for v in judgement.verdicts] == ["rest is advised", "none named"]
+    assert "one line for each criterion" in endpoint.chats[0]["messages"][0]["content"]
+
+
+def test_a_reference_answer_is_shown_only_where_that_is_configured(judge_request):
+    def prompt_of(**config) -> str:
+        seen: list[str] = []
+
+        class Caller(WillingCaller):
+            async def call(self, request):
+                seen.append(request.messages[-1].content)
+                return await super().call(request)
+
+        request = judge_request(C1)
+        record = replace(request.record, reference="Rest for two days.")
+        judge = willing_judge(Caller(), **config)
+        asyncio.run(judge.judge(replace(request, record=record)))
+        return seen[0]
+
+    assert "Rest for two days." in prompt_of(show_reference=True)
+    assert "Rest for two days." not in prompt_of()
+
+
+# ----------------------------------------------------------------------------
+# The cache
+
+
+@pytest.mark.parametrize("mode", ["all", "chunk", "each"])
+def test_after_changing_3_of_20_criteria_only_those_are_asked(judge_request, tmp_path, mode):
+    caller, cache = WillingCaller(), VerdictCache(tmp_path)
+    judge = willing_judge(caller, cache, mode=mode)
+    requests = [judge_request(*MANY, answer=f"Answer {i}.") for i in range(10)]
+    for request in requests:
+        asyncio.run(judge.judge(request))
+    first_calls, first_tokens = len(caller.calls), caller.tokens
+    changed = tuple(
+        replace(c, text=f"{c.text} Now!") if c.cid in ("c2", "c7", "c20") else c for c in MANY
+    )
+    caller.calls.clear()
+    caller.tokens = 0
+    for request in requests:
+        rubric = replace(request.rubric, version=4, criteria=changed)
+        judgement = asyncio.run(judge.judge(replace(request, rubric=rubric)))
+        assert judgement.usage.cached_verdicts == 17
+        assert [v.cid for v in judgement.verdicts if not v.cached] == ["c2", "c7", "c20"]
+        assert judgement.usage.saved_tokens == 17 * 20
+        assert judgement.usage.saved_usd == pytest.approx(0.17)
+    assert {cid for cids in caller.calls for cid in cids} == {"c2", "c7", "c20"}
+    assert caller.tokens == 0.15 * first_tokens
+    if mode == "each":
+        assert len(caller.calls) == 0.15 * first_calls
+
+
+def test_only_verdicts_are_remembered_and_never_an_unknown(judge_request, tmp_path):
+    caller, cache = WillingCaller(value="perhaps"), VerdictCache(tmp_path)
+    judge = willing_judge(caller, cache, max_asks=1)
+    unknown = asyncio.run(judge.judge(judge_request(C1)))
+    assert outcome(unknown) == {"c1": "out_of_choice"}
+    caller.value = "unmet"
+    assert outcome(asyncio.run(judge.judge(judge_request(C1)))) == {"c1": "unmet"}
+    caller.value = "met"
+    again = asyncio.run(judge.judge(judge_request(C1)))
+    assert outcome(again) == {"c1": "unmet"}
+    assert again.usage.calls == 0
+    assert len(caller.calls) == 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"mode": "each"}, {"temperature": 0.5}, {"model": "other"}, {"max_reply_tokens": 7}],
+)
+def test_a_judge_that_is_asked_otherwise_gives_verdicts_of_its_own(judge_request, tmp_path, change):
+    caller, cache = WillingCaller(), VerdictCache(tmp_path)
+    asyncio.run(willing_judge(caller, cache).judge(judge_request(C1)))
+    asyncio.run(willing_judge(caller, cache, **change).judge(judge_request(C1)))
+    assert len(caller.calls) == 2
