@@ -42,8 +42,10 @@ class LiteLlmChatClient:
 
     def __init__(self, llm: LlmJudgeConfig) -> None:
         """Raises ConfigError if LiteLLM is not installed."""
+        # Otherwise importing it fetches a price list over the network.
+        os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
         try:
-            import litellm
+            import litellm  # pyright: ignore[reportMissingImports]
         except ImportError as err:
             raise ConfigError(
                 "judge.llm.backend='litellm' needs the package litellm, which is not installed: "

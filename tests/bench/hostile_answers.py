@@ -13,7 +13,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 from attacks import ATTACKS
 from small_judge import CONTEXT, judge_all, judge_config, request_of, small_judge_server
 
