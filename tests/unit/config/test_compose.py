@@ -210,8 +210,8 @@ def test_an_unknown_option_lists_the_options() -> None:
 @pytest.mark.parametrize("override", ["judge=null", "judge={llm: null}"])
 def test_a_group_that_is_given_a_value_lists_the_options(override: str) -> None:
     assert message(override) == (
-        f"override {override!r} is not an option: choose judge from openai, rules; a single value "
-        "has a dotted key, as in learner.dtype=bfloat16"
+        f"override {override!r} is not an option: choose judge from litellm, openai, rules, vllm; a "
+        "single value has a dotted key, as in learner.dtype=bfloat16"
     )
 
 
