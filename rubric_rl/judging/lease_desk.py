@@ -6,7 +6,8 @@
               waits for:    the dispatcher, at most about a second
               unblocked by: a new wish or outcome, which starts a newer exchange at once
 
-A newer exchange makes the dispatcher end the older one, so at most two are out.
+A newer exchange makes the dispatcher end the older one. At most two are out:
+while both are, what is new gathers for the next.
 """
 
 from __future__ import annotations
@@ -15,10 +16,9 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
 
-from rubric_rl.errors import RubricRLError
 from rubric_rl.judging.chat import ChatError
 from rubric_rl.judging.leases import (
     LEASE_USE_S,
@@ -32,10 +32,12 @@ from rubric_rl.types import FailureCause
 
 logger = logging.getLogger(__name__)
 
+_MAX_OUT = 2
 _FIRST_RETRY_S = 0.1
 _LONGEST_RETRY_S = 5.0
 _MAX_FAILURES = 10
 """Exchanges in a row that may fail before those who wait are told: about half a minute."""
+_LONGEST_CLOSE_S = 1.0
 
 
 @dataclass(slots=True)
@@ -55,18 +57,27 @@ class LeaseDesk:
         client: str,
         account: str,
         now: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        longest_exchange_s: float = 30.0,
     ) -> None:
+        """`longest_exchange_s`: an exchange without an answer for so long has failed."""
         self._dispatcher = dispatcher
         self._client = client
         self._account = account
         self._now = now
+        self._sleep = sleep
+        self._longest_exchange_s = longest_exchange_s
         self._ids = itertools.count(1)
         self._wishes: dict[int, _Wish] = {}
         self._outcomes: list[Outcome] = []
         self._news = asyncio.Event()
+        self._room = asyncio.Semaphore(_MAX_OUT)
         self._task: asyncio.Task[None] | None = None
         self._exchanges: set[asyncio.Task[None]] = set()
+        self._newest = 0
+        """Number of the exchange that was started last."""
         self._failures = 0
+        self._closed = False
 
     async def acquire(self, tokens: int, cost_usd: float, avoid: str | None) -> Lease:
         """Wait for the right to send one request.
@@ -84,22 +95,32 @@ class LeaseDesk:
     def report(self, outcome: Outcome) -> None:
         """Say what came of a lease; returns at once."""
         self._outcomes.append(outcome)
-        self._start()
-        self._news.set()
+        self._wake()
 
     async def close(self) -> None:
-        """Report what is left to report, and end."""
+        """Report what is left to report, and end. Those who still wait get a ChatError."""
+        self._closed = True
         if self._task is not None:
             self._task.cancel()
-            await asyncio.gather(self._task, *self._exchanges, return_exceptions=True)
-            self._task = None
+            await asyncio.gather(self._task, return_exceptions=True)
+        self._fail_all("the lease desk is closed")
+        if self._outcomes or self._exchanges:
+            await self._say_last()  # ends the polls that are out, too
+        if self._exchanges:
+            longest_s = min(_LONGEST_CLOSE_S, self._longest_exchange_s)
+            _, late = await asyncio.wait(self._exchanges, timeout=longest_s)
+            for exchange in late:
+                exchange.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
         if self._outcomes:
-            outcomes, self._outcomes = self._outcomes, []
-            await self._dispatcher.exchange(self._client, outcomes, ())
+            await self._say_last()
 
     # ------------------------------------------------------------------------
+    # Wishes
 
     async def _wish(self, tokens: int, cost_usd: float, avoid: str | None) -> tuple[Lease, float]:
+        if self._closed:
+            raise ChatError(FailureCause.TRANSPORT, "the lease desk is closed")
         request = LeaseRequest(
             request_id=next(self._ids),
             tokens=tokens,
@@ -109,51 +130,73 @@ class LeaseDesk:
         )
         wish = _Wish(request, asyncio.get_running_loop().create_future())
         self._wishes[request.request_id] = wish
-        self._start()
-        self._news.set()
+        self._wake()
         try:
             return await wish.granted
         except asyncio.CancelledError:
             self._give_back(wish)
             raise
         finally:
-            self._wishes.pop(request.request_id, None)
+            self._wishes.pop(wish.request.request_id, None)
 
     def _give_back(self, wish: _Wish) -> None:
         granted = wish.granted
         if granted.done() and not granted.cancelled() and granted.exception() is None:
             self.report(Outcome(lease_id=granted.result()[0].lease_id, kind="unused"))
 
-    def _start(self) -> None:
-        if self._task is None:
+    def _waiting(self) -> list[LeaseRequest]:
+        return [wish.request for wish in self._wishes.values() if not wish.granted.done()]
+
+    def _fail_all(self, message: str) -> None:
+        for wish in self._wishes.values():
+            if not wish.granted.done():
+                wish.granted.set_exception(ChatError(FailureCause.TRANSPORT, message))
+
+    # ------------------------------------------------------------------------
+    # Exchanges
+
+    def _wake(self) -> None:
+        self._news.set()
+        if self._task is None and not self._closed:
             self._task = asyncio.create_task(self._run())
 
     async def _run(self) -> None:
         while True:
             await self._news.wait()
-            self._news.clear()
+            if self._failures:
+                await self._sleep(min(_LONGEST_RETRY_S, _FIRST_RETRY_S * 2**self._failures))
+            await self._room.acquire()
             # Whatever else is ready in this turn of the loop goes into the same message.
             await asyncio.sleep(0)
+            self._news.clear()
             outcomes, self._outcomes = self._outcomes, []
-            exchange = asyncio.create_task(self._exchange(outcomes))
+            self._newest += 1
+            exchange = asyncio.create_task(self._exchange(self._newest, outcomes, self._waiting()))
             self._exchanges.add(exchange)
-            exchange.add_done_callback(self._exchanges.discard)
+            exchange.add_done_callback(self._ended)
 
-    async def _exchange(self, outcomes: list[Outcome]) -> None:
-        wanted = [wish.request for wish in self._wishes.values() if not wish.granted.done()]
+    def _ended(self, exchange: asyncio.Task[None]) -> None:
+        self._exchanges.discard(exchange)
+        self._room.release()
+
+    async def _exchange(
+        self, number: int, outcomes: list[Outcome], wanted: Sequence[LeaseRequest]
+    ) -> None:
         try:
-            grants = await self._dispatcher.exchange(self._client, outcomes, wanted)
-        except RubricRLError as err:
-            await self._failed(outcomes, err)
+            async with asyncio.timeout(self._longest_exchange_s):
+                grants = await self._dispatcher.exchange(self._client, outcomes, wanted)
+        except asyncio.CancelledError:
+            self._outcomes[:0] = outcomes
+            raise
+        except Exception as err:
+            # The boundary to the dispatcher: it may be in another process, that dies or restarts.
+            self._failed(outcomes, wanted, err)
             return
         self._failures = 0
         self._deliver(grants)
         # A poll that gave nothing, or not all: ask on, unless a newer exchange does so already.
-        if self._unanswered() and len(self._exchanges) == 1:
+        if number == self._newest and self._waiting():
             self._news.set()
-
-    def _unanswered(self) -> bool:
-        return any(not wish.granted.done() for wish in self._wishes.values())
 
     def _deliver(self, grants: Grants) -> None:
         came_at = self._now()
@@ -168,17 +211,34 @@ class LeaseDesk:
             if wish is not None and not wish.granted.done():
                 wish.granted.set_exception(ChatError(refusal.cause, refusal.message))
 
-    async def _failed(self, outcomes: list[Outcome], err: RubricRLError) -> None:
-        """The dispatcher's process may be starting anew: keep everything and try again."""
-        self._outcomes = outcomes + self._outcomes
+    def _failed(
+        self, outcomes: list[Outcome], wanted: Sequence[LeaseRequest], err: Exception
+    ) -> None:
+        """Keep everything and try again; the wait before that is `_run`'s."""
+        self._outcomes[:0] = outcomes
+        self._renew(wanted)
         self._failures += 1
         if self._failures >= _MAX_FAILURES:
-            logger.warning("no leases: %s", err)
-            for wish in self._wishes.values():
-                if not wish.granted.done():
-                    message = f"the judge budget is out of reach: {err}"
-                    wish.granted.set_exception(ChatError(FailureCause.TRANSPORT, message))
+            what = f"{type(err).__name__}: {err}"
+            logger.warning("no leases from the judge budget: %s", what)
+            self._fail_all(f"the judge budget is out of reach: {what}")
             self._failures = 0
-            return
-        await asyncio.sleep(min(_LONGEST_RETRY_S, _FIRST_RETRY_S * 2**self._failures))
-        self._news.set()
+        if self._outcomes or self._waiting():
+            self._news.set()
+
+    def _renew(self, requests: Sequence[LeaseRequest]) -> None:
+        """Ask under new ids: what was granted in an answer that got lost is never granted again."""
+        for request in requests:
+            wish = self._wishes.pop(request.request_id, None)
+            if wish is not None and not wish.granted.done():
+                wish.request = replace(request, request_id=next(self._ids))
+                self._wishes[wish.request.request_id] = wish
+
+    async def _say_last(self) -> None:
+        outcomes, self._outcomes = self._outcomes, []
+        try:
+            async with asyncio.timeout(self._longest_exchange_s):
+                await self._dispatcher.exchange(self._client, outcomes, ())
+        except Exception as err:
+            # The same boundary. The dispatcher takes leases without an outcome as lost in time.
+            logger.warning("%d outcomes not reported to the judge budget: %s", len(outcomes), err)

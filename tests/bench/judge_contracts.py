@@ -23,7 +23,7 @@ from rubric_rl.types import Judgement, JudgeRequest, Rubric, VerdictValue
 
 CRITERIA = 8
 # Room for one short sentence and a verdict for each criterion of a call.
-REPLY_TOKENS = {"all": 768, "chunk": 400, "each": 120}
+REPLY_TOKENS = {"all": 512, "chunk": 288, "each": 96}
 
 
 def requests_of(samples: int) -> list[JudgeRequest]:

@@ -31,7 +31,7 @@ def small_judge_server() -> Iterator[str]:
         model_path=str(prepare_small_model(None)),
         served_name="smollm2",
         hosted=HostedJudgeConfig(
-            dtype="float32", max_model_tokens=CONTEXT, max_concurrent=16, enforce_eager=True
+            dtype="float32", max_model_tokens=CONTEXT, max_concurrent=32, enforce_eager=True
         ),
         device="cpu",
         host="127.0.0.1",
@@ -55,7 +55,7 @@ def judge_config(base_url: str, **llm: object) -> JudgeConfig:
         "timeout_s": 600.0,
         "max_retries": 0,
     }
-    budget = JudgeBudgetConfig(max_concurrency=16, deadline_s=3600.0)
+    budget = JudgeBudgetConfig(max_concurrency=32, deadline_s=3600.0)
     return JudgeConfig.model_validate({"llm": fields | llm, "budget": budget.model_dump()})
 
 

@@ -258,6 +258,20 @@ def test_two_that_fail_are_one_failed_attempt() -> None:
     assert (result.usage.calls, result.usage.hedges, result.usage.retries) == (3, 1, 1)
 
 
+def test_a_failure_before_the_second_is_sent_is_a_retry_and_no_hedge() -> None:
+    async def late_failure() -> ChatReply:
+        await asyncio.sleep(0.1)
+        raise ChatError(FailureCause.TRANSPORT, "late")
+
+    clients = {A: Client([late_failure]), B: Client()}
+    # The second one's lease is not to be had while the first is out.
+    parts = warm(clients, max_concurrency=1)
+    [result] = call(parts)
+    assert result.reply is not None
+    assert (result.usage.calls, result.usage.hedges, result.usage.retries) == (2, 0, 1)
+    assert len(parts.waits) == 1
+
+
 def test_hedging_can_be_turned_off() -> None:
     clients = {A: Client([reply(after=0.1)]), B: Client()}
     [result] = call(warm(clients, hedge=False))
@@ -282,6 +296,21 @@ def test_a_cancelled_call_gives_everything_back() -> None:
 
     asyncio.run(run())
     assert parts.dispatch.snapshot("run").in_flight == 0
+
+
+@pytest.mark.parametrize("hedge", [True, False])
+def test_a_call_cancelled_at_any_moment_leaves_no_lease_behind(hedge: bool) -> None:
+    async def cancelled_after(turns: int) -> int:
+        parts = warm({A: Client([never] * 2), B: Client([never] * 2)}, hedge=hedge)
+        task = asyncio.create_task(parts.caller.call(REQUEST))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await parts.caller.close()
+        return parts.dispatch.snapshot("run").in_flight
+
+    assert [asyncio.run(cancelled_after(turns)) for turns in range(25)] == [0] * 25
 
 
 def test_a_crowd_is_served_within_the_limit_and_accounted_for_exactly() -> None:
