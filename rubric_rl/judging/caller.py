@@ -158,19 +158,20 @@ class PooledCaller:
         lease = await self._acquire(request, tally.failed_at)
         tally.attempts += 1
         tally.retries += tally.attempts > 1
+        if lease.hedge_after_s is None:
+            # Not in a task: one that is cancelled before it starts would never end its lease.
+            return await self._send(request, lease, tally)
         first = asyncio.create_task(self._send(request, lease, tally))
         try:
-            if lease.hedge_after_s is not None:
-                await asyncio.wait({first}, timeout=lease.hedge_after_s)
-                if not first.done():
-                    return await self._hedged(request, lease, first, tally)
-            return await first
+            await asyncio.wait({first}, timeout=lease.hedge_after_s)
+            return await (first if first.done() else self._hedged(request, lease, first, tally))
         finally:
             await _cancelled(first)
 
     async def _hedged(
         self, request: ChatRequest, lease: Lease, first: asyncio.Task[ChatReply], tally: _Tally
     ) -> ChatReply:
+        hedges = tally.hedges
         second = asyncio.create_task(self._hedge(request, lease, tally))
         try:
             pending = {first, second}
@@ -179,7 +180,9 @@ class PooledCaller:
                 for task in done:
                     if task.exception() is None:
                         return task.result()
-            return await first  # both failed: the first one's error counts
+                if first in done and tally.hedges == hedges:
+                    break  # the second still waits for its lease: a retry has its own wait
+            return await first  # none replied: the first one's error counts
         finally:
             await _cancelled(second)
 

@@ -5,9 +5,10 @@
         {"cid": "c1", "text": "Names a dose.", "verdict": "met", "reason": "...", ...}],
      "judge_id": "gpt-4.1-mini", "mode": "all", "usage": {...}, ...}
 
-Lines are only ever added, each flushed to the disk, so that a run that is killed
-anywhere loses what it was working on and nothing else. An answer that was graded
-anew has several lines: the last one counts.
+Lines stand in the order in which answers were finished. They are only ever added,
+each flushed to the disk, so that a run that is killed anywhere loses what it was
+working on and nothing else. An answer that was graded anew has several lines: the
+last one counts.
 """
 
 from __future__ import annotations

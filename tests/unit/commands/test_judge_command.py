@@ -230,7 +230,8 @@ def test_a_row_may_bring_its_prompt_and_rubric_and_need_no_model(tmp_path: Path)
     )
     out = tmp_path / "out.jsonl"
     assert main([str(answers), "--out", str(out)]) == 0
-    rows = read_graded(out)
+    # Rows stand in the order in which they were finished.
+    rows = sorted(read_graded(out), key=lambda row: row.row_id)
     assert [row.reward for row in rows] == [0.5, 1.0]
     assert rows[0].prompt_id == rows[1].prompt_id  # the same conversation
     assert rows[0].verdicts[0].by_rule
