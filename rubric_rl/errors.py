@@ -62,3 +62,7 @@ class JudgeFailureError(RubricRLError):
 
 class BudgetExhaustedError(RubricRLError):
     """Judging may not cost more; a checkpoint is left to go on from with a higher limit."""
+
+
+class RefinementFailedError(RubricRLError):
+    """Too large a share of proposals for rubrics failed."""

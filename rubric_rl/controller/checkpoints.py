@@ -3,6 +3,7 @@
     step_000006/state.json       TrainState: step, data position, rubrics in force, judging window
                 learner/         model, optimizer, scheduler, RNG (the learner's own files)
                 rubrics.jsonl    the rubrics in force
+                candidates.jsonl the best answers since the last refinement, if rubrics are refined
                 judge.json       limits and spending of the judges, in their own words; absent
                                  if they have none and in checkpoints of older versions
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from rubric_rl.controller.archive import CandidateArchive
 from rubric_rl.controller.interfaces import JudgePool, LearnerGroup
 from rubric_rl.controller.run_folder import Checkpoint, RunFolder
 from rubric_rl.controller.state import TrainState
@@ -24,6 +26,7 @@ _STATE_FILE = "state.json"
 _LEARNER_DIR = "learner"
 _RUBRICS_FILE = "rubrics.jsonl"
 _JUDGE_FILE = "judge.json"
+_CANDIDATES_FILE = "candidates.jsonl"
 
 
 async def save(
@@ -34,6 +37,7 @@ async def save(
     *,
     limiter_state: str,
     keep: int,
+    archive: CandidateArchive | None = None,
 ) -> Checkpoint:
     """Write the checkpoint of `state`; one of the same step that is complete already stands.
 
@@ -45,6 +49,8 @@ async def save(
         (directory / _LEARNER_DIR).mkdir()
         await learner.save(directory / _LEARNER_DIR)
         rubrics.write(directory / _RUBRICS_FILE)
+        if archive is not None:
+            archive.write(directory / _CANDIDATES_FILE)
         _write_limiter_state(directory, limiter_state)
         (directory / _STATE_FILE).write_text(state.to_json(), encoding="utf-8")
 
@@ -63,6 +69,11 @@ def read(checkpoint: Checkpoint) -> tuple[TrainState, RubricSet]:
     """State and rubrics, which need no worker. Raises DataError on a foreign format."""
     state = TrainState.from_json((checkpoint.path / _STATE_FILE).read_text(encoding="utf-8"))
     return state, RubricSet.read(checkpoint.path / _RUBRICS_FILE)
+
+
+def read_archive(checkpoint: Checkpoint, per_prompt: int) -> CandidateArchive:
+    """The answers that the checkpoint remembers; none in checkpoints of older versions."""
+    return CandidateArchive.read(checkpoint.path / _CANDIDATES_FILE, per_prompt)
 
 
 async def restore_learner(checkpoint: Checkpoint, learner: LearnerGroup) -> None:

@@ -8,22 +8,37 @@ prompts at one step; comparing two steps is a paired question, which
 
 from __future__ import annotations
 
+import asyncio
 import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rubric_rl.config.schema import Config
+from rubric_rl.controller.assembly import judged
 from rubric_rl.controller.criteria_stats import criteria_stats
 from rubric_rl.controller.judging_tally import JudgingTally
 from rubric_rl.controller.money import cost_usd
 from rubric_rl.controller.streaming import GroupStreamer, RolloutPlan
 from rubric_rl.observability.records import CriterionStats, SampleRow, sample_row
+from rubric_rl.refinement.interfaces import Judges
 from rubric_rl.rubrics.rubric_set import RubricSet
-from rubric_rl.types import Group, Prompt
+from rubric_rl.types import Group, JudgeRequest, Prompt
 
 # Half width of a 95 % interval in standard errors, by the normal approximation.
 _Z95 = 1.96
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Anchor:
+    """Rubrics that never change, so that curves can be compared across refinements.
+
+    A reward that drops after a refinement under the rubrics in force, and not under
+    these, met a harder test.
+    """
+
+    rubrics: RubricSet
+    judges: Judges
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +56,9 @@ class Evaluation:
     """What judging it cost."""
     rows: tuple[SampleRow, ...]
     criteria: tuple[CriterionStats, ...]
+    groups: tuple[Group, ...] = ()
+    anchor_mean: float | None = None
+    """The same mean under the rubrics that the run began with; None without a scored sample."""
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -48,6 +66,7 @@ class Evaluation:
         named = {
             "eval/reward_mean": self.reward_mean,
             "eval/reward_ci95": self.reward_ci95,
+            "eval/anchor_reward_mean": self.anchor_mean,
             "eval/coverage_mean": self.coverage_mean,
             "eval/unscored_frac": self.unscored_frac,
             "time/eval_s": self.seconds,
@@ -62,8 +81,12 @@ async def evaluate(
     streamer: GroupStreamer,
     *,
     step: int,
+    anchor: Anchor | None = None,
 ) -> Evaluation:
-    """Roll out and judge the held-out prompts (at least one) by the policy of `step`."""
+    """Roll out and judge the held-out prompts (at least one) by the policy of `step`.
+
+    With an `anchor` the same samples are judged under its rubrics too.
+    """
     plan = RolloutPlan(
         purpose="eval",
         epoch=0,
@@ -83,7 +106,47 @@ async def evaluate(
         cost_usd=cost_usd(samples),
         rows=_rows(prompts, result.groups, rubrics, step),
         criteria=criteria_stats(result.groups, rubrics, step=step, phase="eval"),
+        groups=result.groups,
+        anchor_mean=await _anchor_mean(config, prompts, result.groups, rubrics, anchor),
     )
+
+
+async def _anchor_mean(
+    config: Config,
+    prompts: Sequence[Prompt],
+    groups: Sequence[Group],
+    rubrics: RubricSet,
+    anchor: Anchor | None,
+) -> float | None:
+    """Mean over prompts of the mean reward under the anchor's rubrics."""
+    if anchor is None:
+        return None
+    means = await asyncio.gather(
+        *(
+            _prompt_anchor_mean(config, prompt, group, rubrics, anchor)
+            for prompt, group in zip(prompts, groups, strict=True)
+        )
+    )
+    known = [mean for mean in means if mean is not None]
+    return statistics.fmean(known) if known else None
+
+
+async def _prompt_anchor_mean(
+    config: Config, prompt: Prompt, group: Group, rubrics: RubricSet, anchor: Anchor
+) -> float | None:
+    rubric = anchor.rubrics.of(prompt.prompt_id)
+    if rubric.rubric_id == rubrics.of(prompt.prompt_id).rubric_id:
+        rewards = group.rewards_G  # judged under these very words already
+    else:
+        samples = [s.sample for s in group.scored + group.unscored]
+        requests = [JudgeRequest(record=prompt.record, rubric=rubric, sample=s) for s in samples]
+        judgements = await asyncio.gather(*(anchor.judges.judge(r) for r in requests))
+        scored = [
+            judged(sample, judgement, rubric, config.rubrics)
+            for sample, judgement in zip(samples, judgements, strict=True)
+        ]
+        rewards = [s.score.value for s in scored if s.score.value is not None]
+    return statistics.fmean(rewards) if rewards else None
 
 
 def half_width(prompt_means: Sequence[float]) -> float | None:
@@ -98,7 +161,7 @@ def _rows(
 ) -> tuple[SampleRow, ...]:
     return tuple(
         sample_row(
-            judged,
+            judged_sample,
             record=prompt.record,
             rubric=rubrics.of(prompt.prompt_id),
             advantage=None,
@@ -106,5 +169,5 @@ def _rows(
             phase="eval",
         )
         for prompt, group in zip(prompts, groups, strict=True)
-        for judged in group.scored + group.unscored
+        for judged_sample in group.scored + group.unscored
     )

@@ -25,9 +25,10 @@ from dataclasses import dataclass, replace
 
 from rubric_rl.config.schema import Config
 from rubric_rl.controller import checkpoints
+from rubric_rl.controller.archive import CandidateArchive
 from rubric_rl.controller.assembly import assemble
 from rubric_rl.controller.criteria_stats import criteria_stats
-from rubric_rl.controller.evaluation import Evaluation, evaluate
+from rubric_rl.controller.evaluation import Anchor, Evaluation, evaluate
 from rubric_rl.controller.groups import EpochGroups, StepGroups
 from rubric_rl.controller.interfaces import JudgePool, LearnerGroup, RolloutPool, WeightSync
 from rubric_rl.controller.judging_tally import JudgingTally, refuse_unscored
@@ -38,10 +39,22 @@ from rubric_rl.controller.money import (
     exhausted,
     refuse_next_step,
 )
+from rubric_rl.controller.refinement_phase import RefinementParts, RefinementPhase
 from rubric_rl.controller.run_folder import RunFolder
-from rubric_rl.controller.schedule import checkpoint_due, evaluation_due, finished
+from rubric_rl.controller.schedule import (
+    checkpoint_due,
+    evaluation_due,
+    finished,
+    refinement_due,
+)
 from rubric_rl.controller.state import PromptUse, TrainState
-from rubric_rl.controller.step_record import StepTimes, status_metrics, step_metrics, step_rows
+from rubric_rl.controller.step_record import (
+    StepTimes,
+    status_metrics,
+    step_metrics,
+    step_rows,
+    top_tie_frac,
+)
 from rubric_rl.controller.stopping import unless_stopped
 from rubric_rl.controller.streaming import GroupStreamer, Status
 from rubric_rl.errors import JudgeFailureError
@@ -65,7 +78,13 @@ class Parts:
     eval_prompts: Sequence[Prompt]
     """Empty: there is no evaluation."""
     rubrics: RubricSet
-    """Of all these prompts."""
+    """Of all these prompts, in force at the start."""
+    anchor: RubricSet | None = None
+    """Rubrics that evaluations are scored under too, so that their curve stays comparable."""
+    refinement: RefinementParts | None = None
+    """None: the rubrics stay as they are."""
+    archive: CandidateArchive | None = None
+    """Answers that a checkpoint remembered; None starts without any."""
     rollouts: RolloutPool
     judges: JudgePool
     learner: LearnerGroup
@@ -89,6 +108,9 @@ class Controller:
         self._streamer = GroupStreamer(
             parts.config, parts.rubrics, parts.rollouts, self._judges, parts.status
         )
+        self._archive = parts.archive or CandidateArchive(
+            parts.config.refinement.on_policy_candidates
+        )
         self._checkpoint_s: float | None = None
         self._over_budget: OverBudget | None = None
         """Why an evaluation was given up."""
@@ -110,6 +132,9 @@ class Controller:
             await self._stay_in_budget(state)
             state = await self._evaluate_pending(state)
             while not (finished(config, state) or parts.stop.is_set()):
+                if state.phase == "refining":
+                    state = await self._refine(state)
+                    continue
                 await self._stay_in_budget(state)
                 async with EpochGroups(config, parts.train_prompts, state, self._streamer) as epoch:
                     began = time.perf_counter()
@@ -117,8 +142,10 @@ class Controller:
                         state = await self._step(state, groups, began)
                         refuse_unscored(state.window, config.rubrics)
                         await self._stay_in_budget(state)
-                        if checkpoint_due(config, state):
+                        if checkpoint_due(config, state) or state.phase == "refining":
                             await self._checkpoint(state)
+                        if state.phase == "refining":
+                            break
                         epoch.learner_at(state.step)
                         began = time.perf_counter()
             state = await self._evaluate_pending(state)
@@ -143,7 +170,9 @@ class Controller:
         )
         update, times = await self._learn(batch, began)
         after = state.after_step(update.policy_version, self._use(groups))
-        rubrics = self._parts.rubrics
+        if refinement_due(self._config, state, after, top_tie_frac(groups.groups)):
+            after = after.before_refinement()
+        rubrics = self._rubrics
         criteria = criteria_stats(
             (*groups.groups, *groups.dropped), rubrics, step=groups.step, phase="train"
         )
@@ -152,6 +181,7 @@ class Controller:
             "data/prompts_consumed": after.total_consumed,
         }
         rows = step_rows(groups, advantages_P_G, self._prompts, rubrics)
+        self._archive.add(groups.groups)
         if evaluation := await self._evaluate(after):
             metrics, rows = metrics | evaluation.metrics, rows + evaluation.rows
             criteria += evaluation.criteria
@@ -190,6 +220,31 @@ class Controller:
         """Raise OverBudget if an evaluation was given up; the step before it stands."""
         if self._over_budget is not None:
             raise self._over_budget
+
+    async def _refine(self, state: TrainState) -> TrainState:
+        """Refine the rubrics; the state under the next ones, or under the same if cut off."""
+        parts, began = self._parts, time.perf_counter()
+        assert parts.refinement is not None, "refinement.enabled needs its parts"
+        records = {p.prompt_id: p.record for p in parts.train_prompts}
+        if self._config.refinement.refine_eval:
+            records |= {p.prompt_id: p.record for p in parts.eval_prompts}
+        phase = RefinementPhase(self._config, records, parts.refinement, self._judges, parts.status)
+        refined = await unless_stopped(
+            parts.stop, phase.run(f"step {state.step}", self._rubrics, self._archive)
+        )
+        if refined is None:
+            return state
+        self._streamer.rubrics = refined.rubrics
+        self._archive.clear()
+        metrics = refined.metrics | {"time/refinement_s": time.perf_counter() - began}
+        record = StepRecord(step=state.step, metrics=metrics, rows=(), revisions=refined.revisions)
+        self._log(record)
+        return state.after_refinement(refined.rubrics.version, refined.rubrics.content_hash)
+
+    @property
+    def _rubrics(self) -> RubricSet:
+        """The rubrics in force."""
+        return self._streamer.rubrics
 
     async def _learn(self, batch: TrainBatch, began: float) -> tuple[UpdateResult, StepTimes]:
         """One optimizer step, after which every engine serves the new weights."""
@@ -240,7 +295,12 @@ class Controller:
             evaluation = await unless_stopped(
                 parts.stop,
                 evaluate(
-                    self._config, parts.eval_prompts, parts.rubrics, self._streamer, step=state.step
+                    self._config,
+                    parts.eval_prompts,
+                    self._rubrics,
+                    self._streamer,
+                    step=state.step,
+                    anchor=self._anchor,
                 ),
             )
         except OverBudget as why:
@@ -248,7 +308,14 @@ class Controller:
             return None
         if evaluation is not None and evaluation.reward_mean is None:
             logger.warning("step %d: no held-out sample could be scored", state.step)
+        if evaluation is not None:
+            self._archive.replace(evaluation.groups)
         return evaluation
+
+    @property
+    def _anchor(self) -> Anchor | None:
+        rubrics = self._parts.anchor
+        return None if rubrics is None else Anchor(rubrics=rubrics, judges=self._judges)
 
     def _log(self, record: StepRecord) -> None:
         if self._checkpoint_s is not None:
@@ -265,9 +332,10 @@ class Controller:
             parts.run_folder,
             state,
             parts.learner,
-            parts.rubrics,
+            self._rubrics,
             limiter_state=(await self._judges.status()).limiter_state,
             keep=self._config.run.keep_checkpoints,
+            archive=self._archive if self._config.refinement.enabled else None,
         )
         self._checkpoint_s = time.perf_counter() - began
 

@@ -42,13 +42,25 @@ _CHECKPOINT_NAME = re.compile(r"step_(\d{6,})")
 _ROWS_NAME = re.compile(r"(?:step|eval)_(\d{6,})\.jsonl")
 _TMP_SUFFIX = ".tmp"
 
-_IDENTITY_SECTIONS = ("model", "learner", "rollout", "judge", "rubrics", "algorithm", "data")
+_IDENTITY_SECTIONS = (
+    "model",
+    "learner",
+    "rollout",
+    "judge",
+    "rubrics",
+    "refinement",
+    "algorithm",
+    "data",
+)
 _IDENTITY_RUN_KEYS = ("seed", "epochs", "max_steps")
 # How something is reached and what it may cost, not what it is: a judge comes back at another
 # address, a run moves to another machine or gets more money, and goes on as it was.
 _NOT_IDENTITY = (
     *("model.cache_dir", "judge.budget.", "judge.health.", "judge.cache.", "judge.llm.base_url"),
     *("judge.llm.api_key_env", "judge.llm.extra_endpoints", "judge.llm.usd_per_million_"),
+    *("refinement.proposer.llm.base_url", "refinement.proposer.llm.api_key_env"),
+    *("refinement.proposer.llm.extra_endpoints", "refinement.proposer.llm.usd_per_million_"),
+    *("refinement.prompts_in_flight", "refinement.max_failed_frac"),
 )
 # What is spent after a checkpoint still counts, so this file changes in a finished one.
 _REPLACEABLE = frozenset({"judge.json"})

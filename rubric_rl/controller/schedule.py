@@ -37,6 +37,24 @@ def evaluation_due(config: Config, state: TrainState) -> bool:
     return state.step % config.run.eval_every_steps == 0 or finished(config, state)
 
 
+def refinement_due(
+    config: Config, before: TrainState, after: TrainState, top_tie_frac: float
+) -> bool:
+    """After a step: at an epoch's end, every so many steps, or when too many groups are tied.
+
+    Not after the last step: nobody would train on those rubrics. `top_tie_frac` is the
+    share of the step's groups with more than one best sample.
+    """
+    refinement = config.refinement
+    if not refinement.enabled or finished(config, after) or after.refined_at == after.step:
+        return False
+    epochs, steps = refinement.every_epochs, refinement.every_steps
+    at_epoch = epochs is not None and after.epoch > before.epoch and after.epoch % epochs == 0
+    at_step = steps is not None and after.step % steps == 0
+    tied = refinement.top_tie_frac is not None and top_tie_frac > refinement.top_tie_frac
+    return at_epoch or at_step or tied
+
+
 def checkpoint_due(config: Config, state: TrainState) -> bool:
     """Every so many steps and after the last."""
     return state.step % config.run.checkpoint_every_steps == 0 or finished(config, state)

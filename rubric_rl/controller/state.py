@@ -48,7 +48,10 @@ class TrainState:
     rubric_version: NonNegativeInt
     rubric_hash: str
     """`RubricSet.content_hash` of the rubrics in force."""
-    phase: Literal["training"] = "training"
+    phase: Literal["training", "refining"] = "training"
+    """`refining`: the rubrics in force are to be refined before the next step."""
+    refined_at: NonNegativeInt | None = None
+    """The step after which rubrics were refined last."""
     window: tuple[JudgingTally, ...] = ()
     """The last steps' judging, oldest first, at most `rubrics.unscored_window_steps`."""
     last_eval_step: NonNegativeInt | None = None
@@ -91,6 +94,20 @@ class TrainState:
         if reward_mean is None or (best is not None and reward_mean <= best):
             return evaluated
         return replace(evaluated, best_eval_step=self.step, best_eval_reward=reward_mean)
+
+    def before_refinement(self) -> TrainState:
+        """The state in which the rubrics are refined: a run that is killed goes on with that."""
+        return replace(self, phase="refining")
+
+    def after_refinement(self, rubric_version: int, rubric_hash: str) -> TrainState:
+        """The state under the next rubrics, or under the same if none was accepted."""
+        return replace(
+            self,
+            phase="training",
+            refined_at=self.step,
+            rubric_version=rubric_version,
+            rubric_hash=rubric_hash,
+        )
 
     def with_empty_window(self) -> TrainState:
         """For the checkpoint of a run that the window stopped: what follows is judged afresh."""

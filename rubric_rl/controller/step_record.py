@@ -85,6 +85,7 @@ def _reward_metrics(groups: Sequence[Group]) -> dict[str, float]:
         "reward/mean": statistics.fmean(rewards),
         "reward/std": statistics.stdev(rewards),
         "reward/within_group_std": statistics.fmean(statistics.stdev(g.rewards_G) for g in groups),
+        "reward/top_tie_frac": top_tie_frac(groups),
         "reward/zero_variance_frac": statistics.fmean(len(set(g.rewards_G)) == 1 for g in groups),
         "reward/ungated_mean": statistics.fmean(_ungated(score) for score in scores),
         "reward/gated_frac": statistics.fmean(score.gated_from is not None for score in scores),
@@ -94,6 +95,12 @@ def _reward_metrics(groups: Sequence[Group]) -> dict[str, float]:
 def _ungated(score: Score) -> float:
     assert score.value is not None
     return score.value if score.gated_from is None else score.gated_from
+
+
+def top_tie_frac(groups: Sequence[Group]) -> float:
+    """Share of groups in which more than one sample has the best reward."""
+    tied = [group.rewards_G.count(max(group.rewards_G)) > 1 for group in groups]
+    return statistics.fmean(tied)
 
 
 def _judging_metrics(samples: Sequence[JudgedSample]) -> dict[str, float]:

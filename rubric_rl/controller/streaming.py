@@ -77,7 +77,8 @@ class GroupStreamer:
         status: Status,
     ) -> None:
         self._config = config
-        self._rubrics = rubrics
+        self.rubrics = rubrics
+        """The rubrics in force. Change them only while nothing is rolled out."""
         self._rollouts = rollouts
         self._judges = judges
         self._status = status
@@ -133,7 +134,7 @@ class GroupStreamer:
             f"sample {sample.sample_index} of prompt {sample.prompt_id!r} is of policy version "
             f"{sample.policy_version}, want one of {list(plan.policy_versions)}"
         )
-        rubric = self._rubrics.of(sample.prompt_id)
+        rubric = self.rubrics.of(sample.prompt_id)
         record = prompts[sample.prompt_id].record
         judgement = await self._judges.judge(
             JudgeRequest(record=record, rubric=rubric, sample=sample)
@@ -148,7 +149,7 @@ class GroupStreamer:
         for judged_sample in samples:
             by_prompt[judged_sample.sample.prompt_id].append(judged_sample)
         return tuple(
-            make_group(self._rubrics.of(prompt_id), of_prompt)
+            make_group(self.rubrics.of(prompt_id), of_prompt)
             for prompt_id, of_prompt in by_prompt.items()
         )
 

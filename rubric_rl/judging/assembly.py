@@ -53,7 +53,7 @@ def open_judge(
     Raises:
         ConfigError: the variable with an endpoint's key is not set, or LiteLLM is not installed.
     """
-    caller = _open_caller(config, identity, client, account, dispatcher)
+    caller = open_caller(config, identity, client, account, dispatcher)
     return _judge(config, identity, caller, cache, templates)
 
 
@@ -74,14 +74,14 @@ async def own_judge(
         yield RubricJudge(templates=templates)
         return
     dispatcher = _own_dispatcher(config, account)
-    caller = _open_caller(config, identity, account, account, dispatcher)
+    caller = open_caller(config, identity, account, account, dispatcher)
     try:
         yield _judge(config, identity, caller, cache, templates)
     finally:
         await caller.close()
 
 
-def _open_caller(
+def open_caller(
     config: JudgeConfig,
     identity: JudgeIdentity,
     client: str,

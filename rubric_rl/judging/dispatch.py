@@ -199,21 +199,24 @@ class Dispatch:
                 ),
             )
         account, most = self._accounts[member.account], self._max_cost_usd(member.account)
-        if account.allows(request.cost_usd, most):
+        # What is reserved may cost less in the end: then it is worth waiting for.
+        if account.can_ever_allow(request.cost_usd, most):
             return None
         return Refusal(
             request_id=request.request_id,
             cause=FailureCause.BUDGET,
             message=(
                 f"a request that may cost {request.cost_usd:.4f} USD would exceed "
-                f"judge.budget.max_cost_usd={most:g}: {account.spent_usd:.4f} USD are spent and "
-                f"{account.reserved_usd:.4f} reserved for requests that are out"
+                f"judge.budget.max_cost_usd={most:g}: {account.spent_usd:.4f} USD are spent"
             ),
         )
 
     def _grant(self, client: str, member: _Client, request: LeaseRequest) -> Lease | None:
         now = self._now()
         if self._tokens.total + request.tokens > self._per_minute("tokens_per_minute"):
+            return None
+        most = self._max_cost_usd(member.account)
+        if not self._accounts[member.account].allows(request.cost_usd, most):
             return None
         endpoint = self._choose(member, request.avoid)
         if endpoint is None:

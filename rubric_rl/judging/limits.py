@@ -102,6 +102,12 @@ class Account:
             return True
         return self.spent_usd + self.reserved_usd + cost_usd <= max_cost_usd * (1 + 1e-9)
 
+    def can_ever_allow(self, cost_usd: float, max_cost_usd: float | None) -> bool:
+        """Whether it would be allowed if nothing that is out cost anything."""
+        if max_cost_usd is None:
+            return True
+        return self.spent_usd + cost_usd <= max_cost_usd * (1 + 1e-9)
+
     def reserve(self, cost_usd: float) -> None:
         self.reserved_usd += cost_usd
 

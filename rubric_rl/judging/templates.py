@@ -108,8 +108,7 @@ class JudgeTemplates:
             name: Template.parse(texts[name], placeholders, name=name)
             for name, placeholders in _PLACEHOLDERS.items()
         }
-        payload = json.dumps([texts[name] for name in _PLACEHOLDERS])
-        digest = hashlib.sha256(payload.encode()).hexdigest()[:16]
+        digest = template_digest([texts[name] for name in _PLACEHOLDERS])
         return cls(**templates, template_hash=digest)
 
     def messages(
@@ -125,7 +124,7 @@ class JudgeTemplates:
         """The messages that ask for a verdict on each of `criteria`."""
         reply = self.reply_text if contract == "text" else self.reply_json
         user = self.user.fill(
-            conversation=_render_conversation(conversation),
+            conversation=render_conversation(conversation),
             reference=self._render_reference(reference),
             fence=f"{fence_for([answer])} {nonce}",
             answer=answer,
@@ -157,13 +156,19 @@ def _read(folder: Path, name: str) -> str:
         ) from err
 
 
+def template_digest(texts: Sequence[str]) -> str:
+    """SHA-256 over texts in their order, first 16 hex digits."""
+    return hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()[:16]
+
+
 def fence_for(texts: Sequence[str]) -> str:
     """A run of tildes longer than any run in `texts`."""
     longest = max((len(run) for text in texts for run in _TILDES.findall(text)), default=0)
     return "~" * max(_MIN_FENCE, longest + 1)
 
 
-def _render_conversation(messages: Sequence[Message]) -> str:
+def render_conversation(messages: Sequence[Message]) -> str:
+    """Each turn with its role, between fences that it can't contain."""
     fence = fence_for([message.content for message in messages])
     return "\n\n".join(f"{m.role}:\n{fence}\n{m.content}\n{fence}" for m in messages)
 

@@ -28,9 +28,11 @@ METRICS: tuple[MetricSpec, ...] = (
     MetricSpec("reward/zero_variance_frac", "share", "groups whose rewards are all equal"),
     MetricSpec("reward/ungated_mean", "reward", "the mean if failed gates took nothing away"),
     MetricSpec("reward/gated_frac", "share", "scored samples that a failed gate took to 0"),
+    MetricSpec("reward/top_tie_frac", "share", "groups whose best reward is shared"),
     # Held-out evaluation.
     MetricSpec("eval/reward_mean", "reward", "mean over held-out prompts of their mean reward"),
     MetricSpec("eval/reward_ci95", "reward", "half width of its 95 % interval over prompts"),
+    MetricSpec("eval/anchor_reward_mean", "reward", "the mean under the run's first rubrics"),
     MetricSpec("eval/coverage_mean", "share", "judged weight of a held-out sample, mean"),
     MetricSpec("eval/unscored_frac", "share", "held-out samples without a reward"),
     # Judging. Rule criteria and the LLM judge together, unless said otherwise.
@@ -88,6 +90,16 @@ METRICS: tuple[MetricSpec, ...] = (
     MetricSpec("policy/learning_rate", "rate", "learning rate of the update"),
     MetricSpec("policy/version", "steps", "optimizer steps completed"),
     MetricSpec("rubric/version", "version", "rubric version that the samples are judged under"),
+    # A refinement, logged at the step that it follows.
+    MetricSpec("rubric/set_version", "version", "version of the whole set after it"),
+    MetricSpec("rubric/refined_prompts", "count", "prompts that were tied at the top"),
+    MetricSpec("rubric/accepted", "count", "proposals that the gate accepted"),
+    MetricSpec("rubric/rejected", "count", "proposals that the gate refused"),
+    MetricSpec("rubric/failed", "count", "proposals that could not be used"),
+    MetricSpec("rubric/top_ties_before", "count", "answers that share the best score, mean"),
+    MetricSpec("rubric/top_ties_after", "count", "the same under the rubrics after it"),
+    MetricSpec("rubric/criteria_mean", "count", "criteria of a rubric, mean"),
+    MetricSpec("rubric/usd_per_accepted", "USD", "proposals' cost for each accepted one"),
     # Generation.
     MetricSpec("rollout/tokens", "tokens", "generated tokens"),
     MetricSpec("rollout/tokens_per_s", "tokens/s", "generated tokens over the rollout's time"),
@@ -101,6 +113,7 @@ METRICS: tuple[MetricSpec, ...] = (
     MetricSpec("time/judge_wait_s", "s", "last completion until the last verdict"),
     MetricSpec("time/learner_s", "s", "the learner's update"),
     MetricSpec("time/weight_sync_s", "s", "publishing until every engine serves the new weights"),
+    MetricSpec("time/refinement_s", "s", "refining the rubrics"),
     MetricSpec("time/eval_s", "s", "held-out evaluation"),
     MetricSpec("time/checkpoint_s", "s", "writing the checkpoint before this step"),
     # Data position.

@@ -17,6 +17,7 @@ from typing import Literal
 from pydantic import TypeAdapter, ValidationError
 
 from rubric_rl.errors import DataError
+from rubric_rl.refinement.records import Revision
 from rubric_rl.types import (
     Criterion,
     CriterionKind,
@@ -135,6 +136,8 @@ class StepRecord:
     """Names are in `metrics.METRICS`, values are finite."""
     rows: tuple[SampleRow, ...]
     criteria: tuple[CriterionStats, ...] = ()
+    revisions: tuple[Revision, ...] = ()
+    """What a refinement decided; the rubric store has them too."""
 
 
 def sample_row(

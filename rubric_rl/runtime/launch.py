@@ -22,6 +22,7 @@ import ray
 from rubric_rl.config.compose import to_yaml
 from rubric_rl.config.schema import Config
 from rubric_rl.controller import checkpoints
+from rubric_rl.controller.archive import CandidateArchive
 from rubric_rl.controller.loop import Controller, Parts
 from rubric_rl.controller.run_folder import OpenedRun, open_run
 from rubric_rl.controller.schedule import finished, num_steps
@@ -38,6 +39,7 @@ from rubric_rl.runtime.cluster import node_resources, ray_cluster, reserve
 from rubric_rl.runtime.judges import JudgeStart
 from rubric_rl.runtime.placement import check_plan, describe, plan_placement
 from rubric_rl.runtime.preflight import Inputs, check_inputs
+from rubric_rl.runtime.refiner import open_refinement
 from rubric_rl.runtime.waiting import Waiting
 from rubric_rl.runtime.workers import WorkerSettings, start_workers
 
@@ -142,11 +144,21 @@ async def _train(run: _Run) -> int:
             await checkpoints.restore_learner(run.opened.checkpoint, pools.learner)
             await checkpoints.restore_judges(run.opened.checkpoint, pools.judges)
             console.note(f"resumed from {run.opened.checkpoint.path}")
+        refinement = open_refinement(
+            config,
+            run.inputs.refinement,
+            run.inputs.rubrics,
+            run.opened.folder.root,
+            run.opened.run_id,
+        )
         parts = Parts(
             config=config,
             train_prompts=run.inputs.train_prompts,
             eval_prompts=run.inputs.eval_prompts,
             rubrics=rubrics,
+            anchor=run.inputs.rubrics if config.refinement.enabled else None,
+            refinement=refinement,
+            archive=_archive(run),
             rollouts=pools.rollouts,
             judges=pools.judges,
             learner=pools.learner,
@@ -158,6 +170,13 @@ async def _train(run: _Run) -> int:
         )
         state = await Controller(parts).run(state)
     return _close(run, state)
+
+
+def _archive(run: _Run) -> CandidateArchive | None:
+    per_prompt = run.config.refinement.on_policy_candidates
+    if run.opened.checkpoint is None:
+        return None
+    return checkpoints.read_archive(run.opened.checkpoint, per_prompt)
 
 
 def _cache_dir(run: _Run) -> Path | None:

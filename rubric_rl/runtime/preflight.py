@@ -20,6 +20,7 @@ from rubric_rl.errors import DataError
 from rubric_rl.judging.judge import check_rubrics
 from rubric_rl.judging.templates import JudgeTemplates
 from rubric_rl.rubrics.rubric_set import RubricSet
+from rubric_rl.runtime.refiner import RefinementInputs, check_refinement
 from rubric_rl.types import Prompt
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class Inputs:
     judge_identity: JudgeIdentity | None
     """Who answers at the judge's endpoints, and how; None if that is not known yet."""
     judge_templates: JudgeTemplates
+    refinement: RefinementInputs | None = None
 
     @property
     def account(self) -> str:
@@ -75,6 +77,7 @@ def check_inputs(config: Config) -> Inputs:
         dropped=dropped,
         judge_identity=identity,
         judge_templates=templates,
+        refinement=asyncio.run(check_refinement(config)),
     )
 
 

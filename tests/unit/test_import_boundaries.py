@@ -24,6 +24,7 @@ ALLOWED = {
     "errors": set[str](),
     "config": FOUNDATION,
     **dict.fromkeys(SECOND, FOUNDATION | SECOND),
+    "observability": FOUNDATION | SECOND | {"refinement"},
     "refinement": FOUNDATION | SECOND,
     **dict.fromkeys(THIRD, FOUNDATION | SECOND | THIRD | {"refinement"}),
     "controller": FOUNDATION | SECOND | {"refinement"},

@@ -18,13 +18,25 @@ from typing import Any
 
 from rubric_rl.config.schema import Config
 from rubric_rl.controller import checkpoints
+from rubric_rl.controller.archive import CandidateArchive
 from rubric_rl.controller.interfaces import JudgePoolStatus
 from rubric_rl.controller.loop import Controller, Parts
+from rubric_rl.controller.refinement_phase import RefinementParts
 from rubric_rl.controller.run_folder import RunFolder
 from rubric_rl.controller.state import TrainState
 from rubric_rl.controller.streaming import GroupStreamer
 from rubric_rl.observability.metrics import check_names
 from rubric_rl.observability.records import StepRecord
+from rubric_rl.refinement.candidates import pool_of
+from rubric_rl.refinement.interfaces import ProposalError, Proposer
+from rubric_rl.refinement.records import (
+    NewCriterion,
+    Operation,
+    Proposal,
+    RefinementRequest,
+    Revision,
+)
+from rubric_rl.refinement.store import RubricStore
 from rubric_rl.rubrics.rubric_set import RubricSet
 from rubric_rl.types import (
     Criterion,
@@ -88,14 +100,18 @@ def make_config(run_dir: Path | str, **overrides: Any) -> Config:
         "rollout": {"prompts_per_step": 2, "samples_per_prompt": 4},
         "judge": {},
         "rubrics": {},
+        "refinement": {},
         "algorithm": {},
         "data": {"path": "fake"},
         "cluster": {},
         "logging": {},
     }
     for name, value in overrides.items():
-        section, key = name.split("__")
-        sections[section][key] = value
+        *path, key = name.split("__")
+        section: dict[str, Any] = sections
+        for part in path:
+            section = section.setdefault(part, {})
+        section[key] = value
     return Config.model_validate(sections)
 
 
@@ -365,6 +381,51 @@ class FakeSink:
         raise AssertionError("sinks are closed by who opened them")
 
 
+class WatchedStore(RubricStore):
+    """A rubric store that a test can kill before and after each line."""
+
+    def __init__(self, folder: Path, events: Events) -> None:
+        self._events = events
+        super().__init__(folder)
+
+    def append(self, revision: Revision) -> None:
+        if revision.status != "initial":
+            self._events.add("append", (revision.prompt_id, revision.status))
+        super().append(revision)
+        if revision.status != "initial":
+            self._events.add("appended", (revision.prompt_id, revision.status))
+
+
+class FakeProposer:
+    """Adds one criterion in each round; `fails` picks the prompts that get none."""
+
+    author = "fake proposer"
+
+    def __init__(self) -> None:
+        self.events: Events | None = None
+        self.fails: Callable[[str], bool] = lambda _: False
+        self.asked: list[tuple[str, int]] = []
+
+    async def initial(self, record: PromptRecord) -> tuple[Rubric, Proposal]:
+        raise NotImplementedError
+
+    async def refine(self, request: RefinementRequest) -> Proposal:
+        prompt_id = request.record.prompt_id
+        assert self.events is not None
+        self.events.add("propose", prompt_id)
+        await asyncio.sleep(0)
+        self.asked.append((prompt_id, request.round))
+        if self.fails(prompt_id):
+            raise ProposalError("nothing comes to mind")
+        kept = [Operation(op="keep", sources=(c.cid,)) for c in request.rubric.criteria]
+        text = f"Says thing {request.rubric.version} of round {request.round}."
+        new = NewCriterion(text=text, weight=2.0)
+        added = Operation(op="add", criteria=(new,), reason="they differ in it")
+        return Proposal(
+            operations=(*kept, added), author=self.author, template_hash="t", cost_usd=0.5
+        )
+
+
 class FakeStatus:
     def __init__(self) -> None:
         self.texts: list[str] = []
@@ -385,8 +446,12 @@ class World:
     train_prompts: list[Prompt]
     eval_prompts: list[Prompt]
     events: Events = field(default_factory=Events)
+    proposer: Proposer | None = None
+    """Refines the rubrics, if the config says so."""
 
     def __post_init__(self) -> None:
+        self.first_rubrics = make_rubrics([*self.train_prompts, *self.eval_prompts])
+        self.archive: CandidateArchive | None = None
         self.rubrics = make_rubrics([*self.train_prompts, *self.eval_prompts])
         self.rollouts = FakeRollouts(self.events)
         self.judges = FakeJudges(self.events)
@@ -413,6 +478,9 @@ class World:
                 train_prompts=self.train_prompts,
                 eval_prompts=self.eval_prompts,
                 rubrics=self.rubrics,
+                anchor=self.first_rubrics,
+                refinement=self._refinement(),
+                archive=self.archive,
                 rollouts=self.rollouts,
                 judges=self.judges,
                 learner=self.learner,
@@ -424,6 +492,17 @@ class World:
             )
         )
 
+    def _refinement(self) -> RefinementParts | None:
+        if self.proposer is None:
+            return None
+        store = WatchedStore(self.run_folder.root / "rubrics", self.events)
+        store.begin(self.first_rubrics.rubrics, author="test", phase="start")
+        return RefinementParts(store=store, proposer=self.proposer, pool=pool_of(()))
+
+    def store(self) -> RubricStore:
+        """The rubric store as the next process would find it."""
+        return RubricStore(self.run_folder.root / "rubrics")
+
     async def train(self) -> TrainState:
         """Run from the newest checkpoint, or from the start; nothing may be left behind."""
         before = asyncio.all_tasks()
@@ -433,6 +512,8 @@ class World:
             state, self.rubrics = checkpoints.read(found[-1])
             await checkpoints.restore_learner(found[-1], self.learner)
             await checkpoints.restore_judges(found[-1], self.judges)
+            per_prompt = self.config.refinement.on_policy_candidates
+            self.archive = checkpoints.read_archive(found[-1], per_prompt)
         try:
             return await self.controller().run(state)
         finally:
