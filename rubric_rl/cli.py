@@ -32,6 +32,14 @@ def _judge(argv: Sequence[str]) -> int:
 
 
 def _rubrics(argv: Sequence[str]) -> int:
+    if argv and argv[0] == "build":
+        from rubric_rl.commands.rubrics_build import main as build
+
+        return build(argv[1:])
+    if argv and argv[0] in ("log", "diff"):
+        from rubric_rl.commands.rubrics_history import main as history
+
+        return history(argv)
     from rubric_rl.commands.rubrics import main as command
 
     return command(argv)
@@ -44,7 +52,7 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
 }
 _HELP = (
     "train: run a training; judge: grade answers, compare judges; "
-    "rubrics: import, export, lint, show"
+    "rubrics: import, export, lint, show, build, log, diff"
 )
 
 _EXIT_USER_ERROR = 2

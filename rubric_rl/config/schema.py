@@ -423,6 +423,8 @@ class RefinementConfig(Section):
     """Most answers for each prompt that are scored."""
     pool_path: str | None = None
     """JSONL with answers of other models to the same prompts."""
+    pool_sources: tuple[str, ...] = ()
+    """Models whose answers are taken from the pool; empty takes all."""
     on_policy_candidates: Annotated[int, Field(ge=0)] = 8
     """Best answers of the epoch that are kept for each prompt, during training."""
     pair_strategy: Literal["top2", "top_tied", "top_diverse"] = "top2"
@@ -475,8 +477,18 @@ class DataConfig(Section):
 
     path: NonEmptyStr
     """JSONL or Parquet file; `builtin:quickstart` is the packaged set."""
-    format: Literal["auto", "canonical", "healthbench_jsonl", "healthbench_parquet"] = "auto"
-    """Layout of the file; `auto` recognises it by its columns."""
+    format: Literal[
+        "auto",
+        "canonical",
+        "healthbench",
+        "rar",
+        "junkaiz",
+        "rubrichub",
+        "prbench",
+        "openrubrics",
+        "verl",
+    ] = "auto"
+    """Format of the file, .jsonl or .parquet; `auto` recognises it by its columns."""
     eval_path: str | None = None
     """Held-out prompts from a file of their own."""
     eval_size: int = Field(default=0, ge=0)

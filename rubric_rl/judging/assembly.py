@@ -73,10 +73,22 @@ async def own_judge(
     if identity is None:
         yield RubricJudge(templates=templates)
         return
+    async with own_caller(config, identity, account=account) as caller:
+        yield _judge(config, identity, caller, cache, templates)
+
+
+@asynccontextmanager
+async def own_caller(
+    config: JudgeConfig, identity: JudgeIdentity, *, account: str
+) -> AsyncGenerator[PooledCaller]:
+    """A way to the configured model with a budget of its own; closed at the end.
+
+    Raises ConfigError as `open_judge` does.
+    """
     dispatcher = _own_dispatcher(config, account)
     caller = open_caller(config, identity, account, account, dispatcher)
     try:
-        yield _judge(config, identity, caller, cache, templates)
+        yield caller
     finally:
         await caller.close()
 

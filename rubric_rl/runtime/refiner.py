@@ -12,7 +12,7 @@ from rubric_rl.errors import ConfigError
 from rubric_rl.judging.assembly import open_caller
 from rubric_rl.judging.endpoint import JudgeIdentity, check_judge, check_price
 from rubric_rl.judging.proposer import LlmProposer, ProposerModel, ProposerTemplates
-from rubric_rl.refinement.candidates import CandidatePool, pool_of, read_pool
+from rubric_rl.refinement.candidates import CandidatePool, only_sources, pool_of, read_pool
 from rubric_rl.refinement.interfaces import Proposer
 from rubric_rl.refinement.offline_proposer import BankRow, OfflineProposer, read_bank
 from rubric_rl.refinement.operations import RubricLimits
@@ -47,11 +47,17 @@ async def check_refinement(config: Config) -> RefinementInputs | None:
     if not refinement.enabled:
         return None
     return RefinementInputs(
-        pool=read_pool(Path(refinement.pool_path)) if refinement.pool_path else pool_of(()),
+        pool=_pool(refinement),
         bank=_bank(refinement),
         templates=ProposerTemplates.load(refinement.proposer.template_dir),
         identity=await _identity(config),
     )
+
+
+def _pool(refinement: RefinementConfig) -> CandidatePool:
+    if refinement.pool_path is None:
+        return pool_of(())
+    return only_sources(read_pool(Path(refinement.pool_path)), refinement.pool_sources)
 
 
 def _bank(refinement: RefinementConfig) -> tuple[BankRow, ...]:
