@@ -45,14 +45,21 @@ def _rubrics(argv: Sequence[str]) -> int:
     return command(argv)
 
 
+def _rollouts(argv: Sequence[str]) -> int:
+    from rubric_rl.commands.rollouts import main as command
+
+    return command(argv)
+
+
 _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": _train,
+    "rollouts": _rollouts,
     "judge": _judge,
     "rubrics": _rubrics,
 }
 _HELP = (
     "train: run a training; judge: grade answers, compare judges; "
-    "rubrics: import, export, lint, show, build, log, diff"
+    "rollouts: collect answers; rubrics: import, export, lint, show, build, log, diff"
 )
 
 _EXIT_USER_ERROR = 2
