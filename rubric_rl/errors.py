@@ -28,6 +28,10 @@ class ModelError(RubricRLError, ValueError):
     """A model directory can't be used: no tokenizer, no chat template, no weights."""
 
 
+class ClusterError(RubricRLError):
+    """Ray can't be joined or started."""
+
+
 class PlacementError(RubricRLError):
     """The workers asked for do not fit the cluster."""
 

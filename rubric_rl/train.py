@@ -55,7 +55,9 @@ def _parser() -> argparse.ArgumentParser:
         "--cfg", choices=["job"], help="print the resolved configuration and do nothing else"
     )
     action.add_argument(
-        "--dry-run", action="store_true", help="check data, model and placement; start nothing"
+        "--dry-run",
+        action="store_true",
+        help="show the placement, check the inputs; start nothing",
     )
     return parser
 

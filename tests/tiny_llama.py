@@ -1,9 +1,12 @@
-"""A random Llama, small enough that a forward pass takes milliseconds."""
+"""A random Llama, small enough that a forward pass takes milliseconds, and its tokenizer."""
 
 from __future__ import annotations
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Split
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 VOCAB_SIZE = 97
 
@@ -29,3 +32,20 @@ def tiny_llama(seed: int = 0, *, tie_word_embeddings: bool = False) -> LlamaForC
         eos_token_id=2,
     )
     return LlamaForCausalLM(config).eval()
+
+
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """One token for each printable ASCII character; id 2 ends sequences and turns."""
+    special = ["<unk>", "<s>", "</s>"]
+    characters = [chr(code) for code in range(32, 32 + VOCAB_SIZE - len(special))]
+    vocabulary = {token: index for index, token in enumerate([*special, *characters])}
+    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = Split("", "isolated")
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
+    )
+    fast.chat_template = (
+        "{% for m in messages %}{{ m.role }}:{{ m.content }}</s>{% endfor %}"
+        "{% if add_generation_prompt %}assistant:{% endif %}"
+    )
+    return fast

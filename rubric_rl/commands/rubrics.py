@@ -5,14 +5,15 @@
     rubric-rl rubrics lint rar.jsonl
     rubric-rl rubrics show rar.jsonl [PROMPT_ID]
 
-All of them read every format that `data.format` knows. `rubrics build`, which writes
-and refines rubrics, is in `commands.rubrics_build`.
+All of them read every format that `data.format` knows. `rubrics build`, `log` and `diff`
+are in `commands.rubrics_build` and `commands.rubrics_history`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import textwrap
 from collections import Counter
@@ -36,6 +37,8 @@ from rubric_rl.rubrics.lint import KINDS, Finding, lint_rubrics
 from rubric_rl.types import Criterion
 
 _EXIT_FINDINGS = 2
+# As a shell reports a command that SIGPIPE ended.
+_EXIT_BROKEN_PIPE = 141
 _WIDTH = 100
 
 _IMPORT_EPILOG = """\
@@ -48,22 +51,26 @@ and can be settled by hand in OUT.jsonl, where polarity is a field.
 
 def main(argv: Sequence[str]) -> int:
     """Run the command and return its exit code. Raises RubricRLError."""
-    if argv and argv[0] == "build":
-        from rubric_rl.commands.rubrics_build import main as build
-
-        return build(argv[1:])
     args = _parser().parse_args(argv)
     command: Callable[[argparse.Namespace], int] = args.run
-    return command(args)
+    try:
+        code = command(args)
+        # Here, as at the interpreter's end it could only be complained about.
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # Whoever read the output (`head`, say) has seen enough; what is left goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _EXIT_BROKEN_PIPE
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="rubric-rl rubrics",
         description="Import, export, lint and show prompts with their rubrics.",
-        epilog="`rubric-rl rubrics build --help` shows how rubrics are built and refined.",
+        epilog="build, log and diff have a --help of their own.",
     )
-    commands = parser.add_subparsers(required=True, metavar="import | export | lint | show | build")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     command = _command(commands, "import", _import, "read any format, write our own")
     command.epilog = _IMPORT_EPILOG
@@ -77,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
         help="refuse if a prompt is in this file too; may be repeated",
     )
     command.add_argument("--allow-doubts", action="store_true", help="write in spite of doubts")
-    command.add_argument("--limit", type=int, default=10, help="doubts and drops to list (10)")
+    command.add_argument("--limit", type=_count, default=10, help="doubts and drops to list (10)")
     _add_writing(command)
 
     command = _command(commands, "export", _export, "read any format, write ours or verl's")
@@ -92,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     command = _command(commands, "lint", _lint, "list what is doubtful in valid rubrics")
     command.add_argument("--json", action="store_true", help="all findings as a JSON list")
     command.add_argument("--strict", action="store_true", help="exit with 2 if there are any")
-    command.add_argument("--limit", type=int, default=3, help="examples of each kind (3)")
+    command.add_argument("--limit", type=_count, default=3, help="examples of each kind (3)")
 
     command = _command(commands, "show", _show, "a table of the set, or one prompt's rubric")
     command.add_argument("prompt_id", nargs="?", metavar="PROMPT_ID")
@@ -121,6 +128,12 @@ def _command(
         help=f"how the format is read. {options}",
     )
     return command
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"got {text!r}, want a whole number")
+    return int(text)
 
 
 def _add_writing(command: argparse.ArgumentParser) -> None:
@@ -228,6 +241,11 @@ def _export(args: argparse.Namespace) -> int:
     check_output(out, layout)
     _check_free(args, out)
     file = _read_aloud(args)
+    if file.imported.doubts:
+        raise DataError(
+            f"{args.input} has {len(file.imported.doubts)} doubts: settle them with `rubric-rl "
+            "rubrics import`, and export the file that it writes"
+        )
     if args.dry_run:
         _say(f"dry run: {out} is not written")
         return 0

@@ -100,7 +100,7 @@ class LearnerConfig(Section):
     warmup_frac: Fraction = 0.1
     """Share of all steps over which the rate rises linearly; constant afterwards."""
     weight_decay: float = Field(default=0.0, ge=0)
-    """AdamW's decay of weight matrices, decoupled from the gradient."""
+    """AdamW's decay of weight matrices (not of norms and biases), decoupled from the gradient."""
     adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Decay of AdamW's mean of gradients."""
     adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.95

@@ -35,6 +35,7 @@ async def save(
     learner: LearnerGroup,
     rubrics: RubricSet,
     *,
+    num_learner_ranks: int,
     limiter_state: str,
     keep: int,
     archive: CandidateArchive | None = None,
@@ -43,11 +44,15 @@ async def save(
 
     Only `limiter_state`, that of `JudgePoolStatus`, is brought up to date in it: money
     that was spent on a step which was then given up is spent.
+
+    Raises:
+        RunFolderError: a rank's files are not there, so other nodes write elsewhere.
     """
 
     async def write(directory: Path) -> None:
         (directory / _LEARNER_DIR).mkdir()
         await learner.save(directory / _LEARNER_DIR)
+        _require_every_rank(directory / _LEARNER_DIR, num_learner_ranks)
         rubrics.write(directory / _RUBRICS_FILE)
         if archive is not None:
             archive.write(directory / _CANDIDATES_FILE)
@@ -57,6 +62,18 @@ async def save(
     checkpoint = await folder.commit_checkpoint(state.step, write, keep=keep)
     _write_limiter_state(checkpoint.path, limiter_state)
     return checkpoint
+
+
+def _require_every_rank(directory: Path, num_ranks: int) -> None:
+    """Each rank writes a shard and its RNG state; of the two only the name of this is ours."""
+    missing = [i for i in range(num_ranks) if not (directory / f"rng_rank_{i}.pt").is_file()]
+    if missing:
+        ranks = ", ".join(str(i) for i in missing)
+        raise RunFolderError(
+            f"the checkpoint lacks the files of learner ranks {ranks} of {num_ranks} in "
+            f"{str(directory)!r}: they were written on other nodes. Set run.dir to a folder on a "
+            "file system that all nodes share"
+        )
 
 
 def _write_limiter_state(directory: Path, limiter_state: str) -> None:

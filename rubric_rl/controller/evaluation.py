@@ -11,8 +11,8 @@ from __future__ import annotations
 import asyncio
 import math
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from rubric_rl.config.schema import Config
 from rubric_rl.controller.assembly import judged
@@ -96,6 +96,7 @@ async def evaluate(
     result = await streamer.run(prompts, plan)
     samples = [s for group in result.groups for s in group.scored + group.unscored]
     tally = JudgingTally.of(samples)
+    anchored = await _anchor_rewards(config, prompts, result.groups, rubrics, anchor)
     prompt_means = [statistics.fmean(g.rewards_G) for g in result.groups if g.scored]
     return Evaluation(
         reward_mean=statistics.fmean(prompt_means) if prompt_means else None,
@@ -104,49 +105,58 @@ async def evaluate(
         unscored_frac=tally.num_unscored / tally.num_samples,
         seconds=result.timing.rollout_s + result.timing.judge_wait_s,
         cost_usd=cost_usd(samples),
-        rows=_rows(prompts, result.groups, rubrics, step),
+        rows=_rows(prompts, result.groups, rubrics, step, anchored),
         criteria=criteria_stats(result.groups, rubrics, step=step, phase="eval"),
         groups=result.groups,
-        anchor_mean=await _anchor_mean(config, prompts, result.groups, rubrics, anchor),
+        anchor_mean=_mean_over_prompts(anchored),
     )
 
 
-async def _anchor_mean(
+async def _anchor_rewards(
     config: Config,
     prompts: Sequence[Prompt],
     groups: Sequence[Group],
     rubrics: RubricSet,
     anchor: Anchor | None,
-) -> float | None:
-    """Mean over prompts of the mean reward under the anchor's rubrics."""
+) -> dict[tuple[str, int], float]:
+    """Rewards of scored samples under the anchor's rubrics, by prompt and sample index."""
     if anchor is None:
-        return None
-    means = await asyncio.gather(
+        return {}
+    by_prompt = await asyncio.gather(
         *(
-            _prompt_anchor_mean(config, prompt, group, rubrics, anchor)
+            _prompt_anchor_rewards(config, prompt, group, rubrics, anchor)
             for prompt, group in zip(prompts, groups, strict=True)
         )
     )
-    known = [mean for mean in means if mean is not None]
-    return statistics.fmean(known) if known else None
+    return {key: reward for rewards in by_prompt for key, reward in rewards.items()}
 
 
-async def _prompt_anchor_mean(
+async def _prompt_anchor_rewards(
     config: Config, prompt: Prompt, group: Group, rubrics: RubricSet, anchor: Anchor
-) -> float | None:
+) -> dict[tuple[str, int], float]:
     rubric = anchor.rubrics.of(prompt.prompt_id)
-    if rubric.rubric_id == rubrics.of(prompt.prompt_id).rubric_id:
-        rewards = group.rewards_G  # judged under these very words already
-    else:
+    scored = group.scored
+    if rubric.rubric_id != rubrics.of(prompt.prompt_id).rubric_id:
         samples = [s.sample for s in group.scored + group.unscored]
         requests = [JudgeRequest(record=prompt.record, rubric=rubric, sample=s) for s in samples]
         judgements = await asyncio.gather(*(anchor.judges.judge(r) for r in requests))
-        scored = [
+        scored = tuple(
             judged(sample, judgement, rubric, config.rubrics)
             for sample, judgement in zip(samples, judgements, strict=True)
-        ]
-        rewards = [s.score.value for s in scored if s.score.value is not None]
-    return statistics.fmean(rewards) if rewards else None
+        )
+    return {
+        (prompt.prompt_id, s.sample.sample_index): s.score.value
+        for s in scored
+        if s.score.value is not None
+    }
+
+
+def _mean_over_prompts(rewards: Mapping[tuple[str, int], float]) -> float | None:
+    by_prompt: dict[str, list[float]] = {}
+    for (prompt_id, _), reward in rewards.items():
+        by_prompt.setdefault(prompt_id, []).append(reward)
+    means = [statistics.fmean(values) for values in by_prompt.values()]
+    return statistics.fmean(means) if means else None
 
 
 def half_width(prompt_means: Sequence[float]) -> float | None:
@@ -157,9 +167,13 @@ def half_width(prompt_means: Sequence[float]) -> float | None:
 
 
 def _rows(
-    prompts: Sequence[Prompt], groups: Sequence[Group], rubrics: RubricSet, step: int
+    prompts: Sequence[Prompt],
+    groups: Sequence[Group],
+    rubrics: RubricSet,
+    step: int,
+    anchored: Mapping[tuple[str, int], float],
 ) -> tuple[SampleRow, ...]:
-    return tuple(
+    rows = (
         sample_row(
             judged_sample,
             record=prompt.record,
@@ -170,4 +184,7 @@ def _rows(
         )
         for prompt, group in zip(prompts, groups, strict=True)
         for judged_sample in group.scored + group.unscored
+    )
+    return tuple(
+        replace(row, anchor_reward=anchored.get((row.prompt_id, row.sample_index))) for row in rows
     )

@@ -333,6 +333,7 @@ class Controller:
             state,
             parts.learner,
             self._rubrics,
+            num_learner_ranks=self._config.learner.num_workers,
             limiter_state=(await self._judges.status()).limiter_state,
             keep=self._config.run.keep_checkpoints,
             archive=self._archive if self._config.refinement.enabled else None,

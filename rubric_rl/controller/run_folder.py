@@ -3,11 +3,16 @@
     run.json             run id and identity: the settings that a resume may not change
     config.yaml          the resolved configuration of the latest start
     environment.json     versions of the latest start
+    dropped.jsonl        the prompts left out and why, if there are any
     metrics.jsonl        one object a step
     samples/, criteria/  step_000003.jsonl, eval_000006.jsonl
     checkpoints/         step_000006/: state.json, manifest.json, whatever the learner writes
     logs/
     report.md
+    .lock                held by the process that runs here
+
+A run that has neither logged a step nor left a checkpoint has not used the folder:
+whoever starts there next starts anew, with the settings of then.
 
 A checkpoint is complete when its folder has its final name, `state.json`, and
 `manifest.json`, and every file of the manifest has its size. It is written under
@@ -24,14 +29,17 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from rubric_rl.config.schema import Config
+from rubric_rl.controller.run_identity import check_identity, identity
+from rubric_rl.controller.run_lock import lock_run_folder
+from rubric_rl.data.records import Dropped
 from rubric_rl.errors import RunFolderError
 from rubric_rl.observability.atomic import write_text_atomic
 from rubric_rl.observability.environment import write_environment
@@ -42,26 +50,6 @@ _CHECKPOINT_NAME = re.compile(r"step_(\d{6,})")
 _ROWS_NAME = re.compile(r"(?:step|eval)_(\d{6,})\.jsonl")
 _TMP_SUFFIX = ".tmp"
 
-_IDENTITY_SECTIONS = (
-    "model",
-    "learner",
-    "rollout",
-    "judge",
-    "rubrics",
-    "refinement",
-    "algorithm",
-    "data",
-)
-_IDENTITY_RUN_KEYS = ("seed", "epochs", "max_steps")
-# How something is reached and what it may cost, not what it is: a judge comes back at another
-# address, a run moves to another machine or gets more money, and goes on as it was.
-_NOT_IDENTITY = (
-    *("model.cache_dir", "judge.budget.", "judge.health.", "judge.cache.", "judge.llm.base_url"),
-    *("judge.llm.api_key_env", "judge.llm.extra_endpoints", "judge.llm.usd_per_million_"),
-    *("refinement.proposer.llm.base_url", "refinement.proposer.llm.api_key_env"),
-    *("refinement.proposer.llm.extra_endpoints", "refinement.proposer.llm.usd_per_million_"),
-    *("refinement.prompts_in_flight", "refinement.max_failed_frac"),
-)
 # What is spent after a checkpoint still counts, so this file changes in a finished one.
 _REPLACEABLE = frozenset({"judge.json"})
 
@@ -125,6 +113,10 @@ class RunFolder:
         return self.root / "checkpoints"
 
     @property
+    def rubrics(self) -> Path:
+        return self.root / "rubrics"
+
+    @property
     def logs(self) -> Path:
         return self.root / "logs"
 
@@ -171,9 +163,9 @@ class OpenedRun:
 
     folder: RunFolder
     run_id: str
-    """The same whenever this folder is opened."""
+    """The same whenever this run is gone on with."""
     is_continued: bool
-    """The folder held this run before, with or without a checkpoint."""
+    """The folder held this run before: what it logged, with or without a checkpoint."""
     checkpoint: Checkpoint | None
     """Where to go on; None: from the start."""
 
@@ -183,18 +175,22 @@ def open_run(config: Config, config_yaml: str) -> OpenedRun:
 
     `config_yaml` is the resolved configuration as it is to be kept. With
     `run.resume=auto`, what was logged after the checkpoint is deleted: those
-    steps are done again.
+    steps are done again. From here on no other process can open the folder.
 
     Raises:
-        RunFolderError: it holds another run, a run of another configuration or
-            damaged checkpoints only, or it can't be written.
+        RunFolderError: another process uses it, it holds another run, a run of another
+            configuration or damaged checkpoints only, or it can't be written.
     """
     folder = RunFolder(root=Path(config.run.dir))
     try:
+        folder.root.mkdir(parents=True, exist_ok=True)
+        lock_run_folder(folder.root)
         stored = _stored_run(folder, config)
         checkpoint = None if stored is None else _resume_point(folder)
         if stored is not None:
             _forget_after(folder, -1 if checkpoint is None else checkpoint.step)
+        elif folder.run_json.exists():
+            _forget_failed_start(folder)
         run_id = secrets.token_hex(6) if stored is None else stored.run_id
         _write_start_files(folder, config_yaml, _RunFile(run_id=run_id, identity=identity(config)))
     except OSError as err:
@@ -205,6 +201,17 @@ def open_run(config: Config, config_yaml: str) -> OpenedRun:
     return OpenedRun(
         folder=folder, run_id=run_id, is_continued=stored is not None, checkpoint=checkpoint
     )
+
+
+def write_dropped(folder: RunFolder, dropped: Sequence[Dropped]) -> Path | None:
+    """List the prompts that are left out, one object a line; None if there are none."""
+    path = folder.root / "dropped.jsonl"
+    if not dropped:
+        path.unlink(missing_ok=True)
+        return None
+    lines = (json.dumps(asdict(row), ensure_ascii=False) for row in dropped)
+    write_text_atomic(path, "".join(f"{line}\n" for line in lines))
+    return path
 
 
 # ----------------------------------------------------------------------------
@@ -226,15 +233,19 @@ def _stored_run(folder: RunFolder, config: Config) -> _RunFile | None:
             f"{holds} but no run.json, so it can't be told which one: set another run.dir"
         )
     stored = _read_run_file(folder.run_json)
-    _check_identity(stored.identity, config)
+    check_identity(stored.identity, config)
     return stored
 
 
 def _progress(folder: RunFolder) -> list[str]:
-    found = [path.name for path in (folder.run_json, folder.metrics_jsonl) if path.exists()]
+    """What a run has left here, by name; nothing if none got as far as its first evaluation."""
+    metrics = folder.metrics_jsonl
+    # The file is made when the workers are ready, empty until something is logged.
+    found = [metrics.name] if metrics.exists() and metrics.stat().st_size else []
     if folder.checkpoints.is_dir():
-        found += sorted(f"checkpoints/{path.name}" for path in folder.checkpoints.iterdir())
-    return found
+        names = {path.name for path in folder.checkpoints.iterdir()}
+        found += sorted(f"checkpoints/{name}" for name in names if not name.endswith(_TMP_SUFFIX))
+    return [folder.run_json.name, *found] if found and folder.run_json.exists() else found
 
 
 def _read_run_file(path: Path) -> _RunFile:
@@ -245,47 +256,6 @@ def _read_run_file(path: Path) -> _RunFile:
             f"{str(path)!r} is damaged or of another version ({err.error_count()} problems, first: "
             f"{err.errors()[0]['msg']}): set another run.dir"
         ) from err
-
-
-def identity(config: Config) -> dict[str, JsonValue]:
-    """The settings that decide what a run computes, by dotted key, as JSON values."""
-    values = config.model_dump(mode="json")
-    sections = {name: values[name] for name in _IDENTITY_SECTIONS}
-    run = {key: values["run"][key] for key in _IDENTITY_RUN_KEYS}
-    flat = _flatten({**sections, "run": run}, prefix="")
-    return {key: value for key, value in flat.items() if not key.startswith(_NOT_IDENTITY)}
-
-
-def _flatten(values: Mapping[str, JsonValue], prefix: str) -> dict[str, JsonValue]:
-    flat: dict[str, JsonValue] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            flat |= _flatten(value, prefix=f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
-
-
-def _check_identity(stored: Mapping[str, JsonValue], config: Config) -> None:
-    current = identity(config)
-    keys = sorted(key for key in stored.keys() | current.keys() if _differs(stored, current, key))
-    if keys:
-        lines = [
-            f"  {key}: {_shown(stored, key)} there, {_shown(current, key)} now" for key in keys
-        ]
-        raise RunFolderError(
-            f"run.dir={config.run.dir!r} holds a run of another configuration:\n"
-            + "\n".join(lines)
-            + "\nSet these as they are there to go on with it, or set another run.dir"
-        )
-
-
-def _differs(a: Mapping[str, JsonValue], b: Mapping[str, JsonValue], key: str) -> bool:
-    return (key in a) != (key in b) or a[key] != b[key]
-
-
-def _shown(values: Mapping[str, JsonValue], key: str) -> str:
-    return json.dumps(values[key], ensure_ascii=False) if key in values else "not set"
 
 
 # ----------------------------------------------------------------------------
@@ -333,6 +303,13 @@ def _forget_after(folder: RunFolder, step: int) -> None:
             path.unlink()
     if folder.metrics_jsonl.exists():
         _truncate_metrics(folder.metrics_jsonl, step)
+
+
+def _forget_failed_start(folder: RunFolder) -> None:
+    """Delete what a run left that ended before it logged anything."""
+    _forget_after(folder, -1)
+    # Its history begins with the rubrics of that start.
+    _remove_tree(folder.rubrics)
 
 
 def _truncate_metrics(path: Path, step: int) -> None:

@@ -32,15 +32,24 @@ def lock_run_folder(root: Path) -> None:
         RunFolderError: another live process holds it.
         OSError: the lock file can't be made.
     """
-    descriptor = os.open(root / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    status = os.fstat(descriptor)
-    key = (status.st_dev, status.st_ino)
-    if key in _held or not _take(descriptor, root):
-        os.close(descriptor)
+    path = root / LOCK_FILE
+    # Asked before it is opened: on some file systems closing a second descriptor unlocks.
+    if path.exists() and _key(path.stat()) in _held:
         return
-    os.ftruncate(descriptor, 0)
-    os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
-    _held[key] = descriptor
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        is_taken = _take(descriptor, root)
+    except RunFolderError:
+        os.close(descriptor)
+        raise
+    if is_taken:
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+    _held[_key(os.fstat(descriptor))] = descriptor
+
+
+def _key(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
 
 
 def _take(descriptor: int, root: Path) -> bool:
@@ -49,7 +58,6 @@ def _take(descriptor: int, root: Path) -> bool:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as err:
         holder = os.pread(descriptor, 200, 0).decode("utf-8", errors="replace").strip()
-        os.close(descriptor)
         raise RunFolderError(
             f"run.dir={str(root)!r} is in use by {holder or 'another process'}: wait until it "
             "ends or stop it, or set another run.dir"

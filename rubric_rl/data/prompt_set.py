@@ -15,43 +15,27 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import Literal
 
 from rubric_rl.config.schema import DataConfig
-from rubric_rl.data.canonical import parse_canonical
-from rubric_rl.data.healthbench import (
-    JSONL_KEYS,
-    PARQUET_COLUMNS,
-    parse_healthbench_jsonl,
-    parse_healthbench_parquet,
-)
-from rubric_rl.data.reading import list_problems, read_jsonl, read_parquet
-from rubric_rl.data.records import Dropped, LoadedPrompt, RawRow, Split
+from rubric_rl.data.formats.catalog import FormatName, PromptFile, read_prompt_file
+from rubric_rl.data.formats.imported import Doubt
+from rubric_rl.data.reading import list_problems
+from rubric_rl.data.records import Dropped, LoadedPrompt, Split
 from rubric_rl.errors import DataError
 from rubric_rl.rubrics.rubric_set import RubricSet
 from rubric_rl.types import Prompt, PromptRecord
 
-FormatName = Literal["canonical", "healthbench_jsonl", "healthbench_parquet"]
-FormatOption = Literal["auto", "canonical", "healthbench_jsonl", "healthbench_parquet"]
+logger = logging.getLogger(__name__)
 
 BUILTIN_PREFIX = "builtin:"
 BUILTIN_FILES = {"quickstart": "quickstart/prompts.jsonl"}
-
-# The only suffix that a format may have if the suffix is one of these.
-_SUFFIXES: dict[FormatName, str] = {
-    "canonical": ".jsonl",
-    "healthbench_jsonl": ".jsonl",
-    "healthbench_parquet": ".parquet",
-}
-_ALLOWED = (
-    f"allowed: .jsonl with messages and rubric (canonical) or with {', '.join(JSONL_KEYS)} "
-    f"(healthbench_jsonl); .parquet with {', '.join(PARQUET_COLUMNS)} (healthbench_parquet)"
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,19 +47,12 @@ class RawPromptSet:
     rubrics: RubricSet
     """Version 0, of training and held-out prompts."""
     dropped: tuple[Dropped, ...]
+    doubts: tuple[Doubt, ...]
+    """What a person should look at in prompts that are kept."""
     format: FormatName
     """Of the training file."""
     path: str
     """Of the training file, as configured."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _PromptFile:
-    """What one file gave."""
-
-    format: FormatName
-    loaded: tuple[LoadedPrompt, ...]
-    dropped: tuple[Dropped, ...]
 
 
 def load_prompt_set(config: DataConfig) -> RawPromptSet:
@@ -85,24 +62,32 @@ def load_prompt_set(config: DataConfig) -> RawPromptSet:
         DataError: a file is missing, unreadable, of an unknown layout or
             invalid; no prompt is left to train on; the split can't be made or
             overlaps.
+        ConfigError: the format needs an option, so the file has to be imported first.
     """
-    main = _load_file(config.path, config.format, key="data.path")
-    dropped = list(main.dropped)
+    main = _load_file(config, config.path, key="data.path")
+    dropped, doubts = list(main.imported.dropped), list(main.imported.doubts)
     if config.eval_path is not None:
-        held_out = _load_file(config.eval_path, config.format, key="data.eval_path")
-        dropped += held_out.dropped
-        train = _without_mark("eval", main.loaded, "data.path", dropped)
-        evals = _without_mark("train", held_out.loaded, "data.eval_path", dropped)
+        held_out = _load_file(config, config.eval_path, key="data.eval_path")
+        dropped += held_out.imported.dropped
+        doubts += held_out.imported.doubts
+        train = _without_mark("eval", main.imported.loaded, "data.path", dropped)
+        evals = _without_mark("train", held_out.imported.loaded, "data.eval_path", dropped)
         _check_not_empty(evals, "eval", f"data.eval_path={config.eval_path!r}", dropped)
     else:
-        train, evals = _split(main.loaded, config.eval_size)
+        train, evals = _split(main.imported.loaded, config.eval_size)
     _check_not_empty(train, "train", f"data.path={config.path!r}", dropped)
     _check_no_overlap(train, evals)
+    if doubts:
+        logger.warning("%s", describe_doubts(doubts))
     return RawPromptSet(
         train=tuple(prompt.record for prompt in train),
         eval=tuple(prompt.record for prompt in evals),
-        rubrics=RubricSet(version=0, rubrics=tuple(p.rubric for p in [*train, *evals])),
+        # A run counts versions from 0, whatever the file's rubrics went through before.
+        rubrics=RubricSet(
+            version=0, rubrics=tuple(replace(p.rubric, version=0) for p in [*train, *evals])
+        ),
         dropped=tuple(dropped),
+        doubts=tuple(doubts),
         format=main.format,
         path=config.path,
     )
@@ -155,27 +140,32 @@ def describe(dropped: Sequence[Dropped], limit: int = 10) -> str:
     return "\n".join(lines)
 
 
+def describe_doubts(doubts: Sequence[Doubt], limit: int = 10) -> str:
+    """How many doubts there are, and the first `limit` of them."""
+    if not doubts:
+        return "no doubts"
+    lines = [f"{len(doubts)} {'doubt' if len(doubts) == 1 else 'doubts'}:"]
+    lines += [f"  {_doubt_place(doubt)}: {doubt.what}" for doubt in doubts[:limit]]
+    if len(doubts) > limit:
+        lines.append(f"  ... and {len(doubts) - limit} more")
+    return "\n".join(lines)
+
+
+def _doubt_place(doubt: Doubt) -> str:
+    return doubt.prompt_id if doubt.cid is None else f"{doubt.prompt_id} {doubt.cid}"
+
+
 # ----------------------------------------------------------------------------
 # Files
 
 
-def _load_file(path_text: str, option: FormatOption, *, key: str) -> _PromptFile:
-    with _local_path(path_text, key) as path:
-        suffix = _checked_suffix(path, option, key)
-        rows = read_parquet(path) if suffix == ".parquet" else read_jsonl(path)
-        name = _recognise(rows, path, suffix) if option == "auto" else option
-        match name:
-            case "canonical":
-                loaded, dropped = tuple(parse_canonical(rows, path)), ()
-            case "healthbench_jsonl":
-                loaded, dropped = parse_healthbench_jsonl(rows)
-            case "healthbench_parquet":
-                loaded, dropped = parse_healthbench_parquet(rows)
-    return _PromptFile(format=name, loaded=loaded, dropped=dropped)
+def _load_file(config: DataConfig, path_text: str, *, key: str) -> PromptFile:
+    with local_path(path_text, key) as path:
+        return read_prompt_file(path, config.format, what=f"{key}={path_text!r}")
 
 
 @contextmanager
-def _local_path(path_text: str, key: str) -> Iterator[Path]:
+def local_path(path_text: str, key: str) -> Iterator[Path]:
     """A path that exists while the context is open, also for a packaged file."""
     if not path_text.startswith(BUILTIN_PREFIX):
         path = Path(path_text).expanduser()
@@ -196,37 +186,6 @@ def _local_path(path_text: str, key: str) -> Iterator[Path]:
 
 def _builtin_names() -> str:
     return ", ".join(f"{BUILTIN_PREFIX}{name}" for name in BUILTIN_FILES)
-
-
-def _checked_suffix(path: Path, option: FormatOption, key: str) -> str:
-    """The suffix that says how to read the file; the format's, if one is configured."""
-    suffix = path.suffix.lower()
-    is_known = suffix in _SUFFIXES.values()
-    if option == "auto":
-        if not is_known:
-            raise DataError(
-                f"{key}={str(path)!r} has the suffix {path.suffix!r}, so data.format=auto can't "
-                f"recognise it: set data.format ({_ALLOWED})"
-            )
-        return suffix
-    if is_known and suffix != _SUFFIXES[option]:
-        raise DataError(
-            f"{key}={str(path)!r} is not a {_SUFFIXES[option]} file, but data.format={option!r} "
-            "is read from one: set data.format=auto"
-        )
-    return _SUFFIXES[option]
-
-
-def _recognise(rows: Sequence[RawRow], path: Path, suffix: str) -> FormatName:
-    keys = set(rows[0].value)
-    if suffix == ".parquet" and keys.issuperset(PARQUET_COLUMNS):
-        return "healthbench_parquet"
-    if suffix == ".jsonl" and keys.issuperset(JSONL_KEYS):
-        return "healthbench_jsonl"
-    # One key is enough, so that a misspelt other one is reported as such.
-    if suffix == ".jsonl" and not keys.isdisjoint({"messages", "rubric"}):
-        return "canonical"
-    raise DataError(f"{path}: the layout with {', '.join(sorted(keys))} is not known; {_ALLOWED}")
 
 
 # ----------------------------------------------------------------------------
@@ -284,16 +243,9 @@ def _check_not_empty(
 
 
 def _check_no_overlap(train: Sequence[LoadedPrompt], evals: Sequence[LoadedPrompt]) -> None:
-    """Refuse a held-out prompt that is also trained on, by id or by its messages."""
-    ids = {prompt.record.prompt_id for prompt in train}
-    by_messages = {_messages_hash(prompt.record): prompt.record.prompt_id for prompt in train}
-    problems: list[str] = []
-    for record in (prompt.record for prompt in evals):
-        twin = by_messages.get(_messages_hash(record))
-        if record.prompt_id in ids:
-            problems.append(f"{record.prompt_id!r} ({record.source}) is in both")
-        elif twin is not None:
-            problems.append(f"{record.prompt_id!r} ({record.source}) has the messages of {twin!r}")
+    problems = find_overlap(
+        [prompt.record for prompt in train], [prompt.record for prompt in evals]
+    )
     if problems:
         raise DataError(
             f"held-out prompts are also trained on ({len(problems)}), remove them from one "
@@ -301,6 +253,36 @@ def _check_no_overlap(train: Sequence[LoadedPrompt], evals: Sequence[LoadedPromp
         )
 
 
-def _messages_hash(record: PromptRecord) -> str:
-    payload = [[message.role, message.content] for message in record.messages]
+# ----------------------------------------------------------------------------
+# Overlap
+
+
+def find_overlap(first: Sequence[PromptRecord], second: Sequence[PromptRecord]) -> list[str]:
+    """A line for each prompt of `second` that is in `first` too, in the order of `second`.
+
+    It is, if it has the id of one, came from the same row, or has the same messages
+    but for case and white space.
+    """
+    ids = {record.prompt_id for record in first}
+    by_row = {record.row_hash: record.prompt_id for record in first if record.row_hash}
+    by_text = {_text_hash(record): record.prompt_id for record in first}
+    problems: list[str] = []
+    for record in second:
+        name = f"{record.prompt_id!r} ({record.source})"
+        if record.prompt_id in ids:
+            problems.append(f"{name} is in both")
+        elif record.row_hash in by_row:
+            problems.append(f"{name} is from the same row as {by_row[record.row_hash]!r}")
+        elif (text := _text_hash(record)) in by_text:
+            problems.append(f"{name} has the messages of {by_text[text]!r}")
+    return problems
+
+
+def _text_hash(record: PromptRecord) -> str:
+    payload = [[message.role, _folded(message.content)] for message in record.messages]
     return hashlib.sha256(json.dumps(payload).encode()).hexdigest()
+
+
+def _folded(text: str) -> str:
+    """Without what tells copies of one text apart: case, white space, forms of characters."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())

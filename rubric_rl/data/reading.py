@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
@@ -26,7 +27,8 @@ def read_jsonl(path: Path) -> list[RawRow]:
 
     Raises:
         DataError: names the file and, for each bad line, its number and the
-            reason: not UTF-8, truncated or invalid JSON, not an object.
+            reason: not UTF-8, truncated or invalid JSON, not an object, a number too
+            long or nesting too deep for Python.
     """
     content = path.read_bytes()
     rows: list[RawRow] = []
@@ -97,6 +99,12 @@ def _parse_line(raw: bytes, offset: int) -> dict[str, object] | None:
         raise _LineError(_json_reason(err, text)) from err
     except UnicodeEncodeError as err:
         raise _LineError("a \\u escape is half of a surrogate pair") from err
+    except ValueError as err:
+        # The only other one: Python takes no integer of more digits out of a text.
+        most = sys.get_int_max_str_digits()
+        raise _LineError(f"a number has more than {most} digits") from err
+    except RecursionError as err:
+        raise _LineError("lists or objects are nested too deeply") from err
     if not isinstance(value, dict):
         raise _LineError(f"{describe_value(value)}, want a JSON object")
     return cast("dict[str, object]", value)

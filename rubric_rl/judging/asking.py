@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from rubric_rl.config.schema import LlmJudgeConfig
 from rubric_rl.judging.chat import Caller, CallResult, ChatRequest
 from rubric_rl.judging.probability import met_probabilities
-from rubric_rl.judging.reply import all_unknown, parse_reply, reply_schema
+from rubric_rl.judging.reply import ParsedReply, all_unknown, parse_reply, reply_schema
 from rubric_rl.judging.templates import JudgeTemplates
 from rubric_rl.types import (
     Criterion,
@@ -25,7 +25,6 @@ from rubric_rl.types import (
     JudgeRequest,
     JudgeUsage,
     Verdict,
-    VerdictValue,
 )
 
 logger = logging.getLogger(__name__)
@@ -153,12 +152,12 @@ class Asker:
             return all_unknown(cids, err.cause, str(err)).verdicts, 0
         assert result.reply is not None
         reply = result.reply
-        parsed = parse_reply(reply.text, reply.finish_reason, cids, nonce, self._llm.contract)
-        probabilities = met_probabilities(reply.text, reply.tokens)
-        verdicts = {
-            cid: replace(verdict, probability=probabilities[cid])
-            if verdict.value is not VerdictValue.UNKNOWN and cid in probabilities
-            else verdict
-            for cid, verdict in parsed.verdicts.items()
-        }
+
+        def read(text: str) -> ParsedReply:
+            return parse_reply(text, reply.finish_reason, cids, nonce, self._llm.contract)
+
+        parsed = read(reply.text)
+        verdicts = dict(parsed.verdicts)
+        for cid, probability in met_probabilities(reply, parsed, read).items():
+            verdicts[cid] = replace(verdicts[cid], probability=probability)
         return verdicts, parsed.num_unknown_ids

@@ -226,15 +226,18 @@ class OpenAIChatClient:
 
     def _failed(self, err: openai.APIError) -> ChatError:
         secrets = () if self._endpoint.api_key_env is None else (self._key,)
-        return chat_error(err, secrets)
+        if isinstance(err, openai.APIStatusError):
+            return chat_error(err, err.status_code, err.response.headers, secrets)
+        return chat_error(err, None, {}, secrets)
 
 
-def chat_error(err: openai.OpenAIError, secrets: Collection[str]) -> ChatError:
-    """An error of openai's client, or one made like it, as ours; `secrets` are left out of it."""
-    status, retry_after = None, None
-    if isinstance(err, openai.APIStatusError):
-        status = err.status_code
-        retry_after = retry_after_s(err.response.headers, time.time())
+def chat_error(
+    err: Exception, status: int | None, headers: Mapping[str, str], secrets: Collection[str]
+) -> ChatError:
+    """An error of openai's client, or of one made like it, as ours; `secrets` are left out.
+
+    `status` and `headers` are those of the server's answer, if there was one.
+    """
     if status is not None:
         cause = _cause_of_status(status)
     elif isinstance(err, openai.APITimeoutError):
@@ -245,7 +248,8 @@ def chat_error(err: openai.OpenAIError, secrets: Collection[str]) -> ChatError:
     # Whole before it is cut: half a key is a secret too.
     for secret in secrets:
         text = text.replace(secret, "[key]")
-    return ChatError(cause, text[:_MAX_MESSAGE_CHARS], status, retry_after)
+    wait_s = retry_after_s(headers, time.time())
+    return ChatError(cause, text[:_MAX_MESSAGE_CHARS], status, wait_s)
 
 
 def request_fields(

@@ -108,6 +108,13 @@ async def _together(checks: Iterable[Awaitable[_T]]) -> list[_T]:
 
 
 @dataclass(frozen=True, slots=True)
+class _Unwanted:
+    """The answer of a server that takes no request under some contract."""
+
+    error: ChatError
+
+
+@dataclass(frozen=True, slots=True)
 class _Endpoint:
     """One endpoint under test. Its methods raise EndpointError if it can't be used."""
 
@@ -136,13 +143,13 @@ class _Endpoint:
             f"it serves {names}{f' and {more} more' if more > 0 else ''}"
         )
 
-    async def ask(self, contract: JudgeContract) -> ChatReply | ChatError:
-        """The reply to a request under `contract`, or the error of a server that takes no such."""
+    async def ask(self, contract: JudgeContract) -> ChatReply | _Unwanted:
+        """Make a small request under `contract`."""
         try:
             return await self.client.complete(_probe(contract, self.config))
         except ChatError as err:
             if err.status in _UNWANTED_STATUSES:
-                return err
+                return _Unwanted(err)
             raise EndpointError(self.in_words(err)) from None
 
     def in_words(self, err: ChatError) -> str:
@@ -213,7 +220,7 @@ async def _strictest(
     for contract in wanted:
         answers = await _together(endpoint.ask(contract) for endpoint in endpoints)
         pairs = list(zip(endpoints, answers, strict=True))
-        refused = [(e, answer) for e, answer in pairs if isinstance(answer, ChatError)]
+        refused = [(e, a.error) for e, a in pairs if isinstance(a, _Unwanted)]
         if not refused:
             return contract, {e.name: a for e, a in pairs if isinstance(a, ChatReply)}
     if config.contract in ("auto", "text"):

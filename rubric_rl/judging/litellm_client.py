@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from rubric_rl.config.schema import EndpointConfig, LlmJudgeConfig
 from rubric_rl.errors import ConfigError
 from rubric_rl.judging.chat import ChatClient, ChatError, ChatReply, ChatRequest, TokenLogProbs
-from rubric_rl.judging.client import OpenAIChatClient, request_fields, retry_after_s
+from rubric_rl.judging.client import OpenAIChatClient, chat_error, read_key, request_fields
 from rubric_rl.judging.model_table import traits_of
 from rubric_rl.types import FailureCause
 
-_MAX_MESSAGE_CHARS = 300
-_KEY_SUFFIXES = ("_KEY", "_TOKEN", "_SECRET")
+# Each provider has its own variables for keys; shorter values are no keys.
+_KEY_NAMES = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD)S?$", re.IGNORECASE)
 _LEAST_KEY_CHARS = 8
+# Python warns of a record that never ran, as the last call's would if the loop ended now.
+_LATE_RECORD_S = 0.02
 
 
 def build_clients(
@@ -38,10 +40,10 @@ def build_clients(
 
 
 class LiteLlmChatClient:
-    """A `ChatClient` over `litellm.acompletion`."""
+    """A `ChatClient` over `litellm.acompletion`. An attempt takes at most `timeout_s`."""
 
     def __init__(self, llm: LlmJudgeConfig) -> None:
-        """Raises ConfigError if LiteLLM is not installed."""
+        """Raises ConfigError if LiteLLM is not installed, or a key's variable is not set."""
         # Otherwise importing it fetches a price list over the network.
         os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
         try:
@@ -55,50 +57,43 @@ class LiteLlmChatClient:
         self._litellm: Any = litellm
         self._llm = llm
         self._traits = traits_of(llm.model)
+        self._where: dict[str, str] = {}
+        if llm.base_url is not None:
+            self._where["api_base"] = llm.base_url
+        if llm.api_key_env is not None:
+            self._where["api_key"] = read_key(llm.api_key_env, "judge.llm.api_key_env")
+
+    def __repr__(self) -> str:
+        return f"LiteLlmChatClient({self._llm.model!r})"
 
     async def close(self) -> None:
-        """LiteLLM keeps its connections for the process."""
+        """LiteLLM keeps its connections for the process, and its record of a call runs late."""
+        await asyncio.sleep(_LATE_RECORD_S)
 
     async def complete(self, request: ChatRequest) -> ChatReply:
         """See `ChatClient.complete`."""
         fields = request_fields(request, self._llm, self._traits)
-        if self._llm.base_url is not None:
-            fields["api_base"] = self._llm.base_url
-        if self._llm.api_key_env is not None:
-            fields["api_key"] = os.environ[self._llm.api_key_env]
         try:
             async with asyncio.timeout(self._llm.timeout_s):
-                answer = await self._litellm.acompletion(**fields, num_retries=0)
+                answer = await self._litellm.acompletion(**fields, **self._where, num_retries=0)
+            return _reply(answer)
         except TimeoutError:
             message = f"no reply from {self._llm.model} in {self._llm.timeout_s:g} s"
             raise ChatError(FailureCause.TIMEOUT, message) from None
-        # LiteLLM's errors derive from openai's, one for each provider's many ways to fail.
-        except self._litellm.exceptions.openai.OpenAIError as err:
-            raise _failed(err) from None
-        return _reply(answer)
+        # The boundary of one call: most errors derive from openai's, but LiteLLM is the code
+        # of a hundred providers, and what fails there has failed for this call alone.
+        except Exception as err:
+            status = getattr(err, "status_code", None)
+            headers = getattr(err, "litellm_response_headers", None) or {}
+            raise chat_error(err, status, headers, self._secrets()) from None
 
-
-def _failed(err: Any) -> ChatError:
-    status = getattr(err, "status_code", None)
-    response = getattr(err, "response", None)
-    retry_after = None if response is None else retry_after_s(response.headers, time.time())
-    if status == 429:
-        cause = FailureCause.RATE_LIMITED
-    elif status == 408 or "Timeout" in type(err).__name__:
-        cause = FailureCause.TIMEOUT
-    elif status is not None and 400 <= status < 500:
-        cause = FailureCause.REFUSED_REQUEST
-    else:
-        cause = FailureCause.TRANSPORT
-    return ChatError(cause, _without_keys(str(err))[:_MAX_MESSAGE_CHARS], status, retry_after)
-
-
-def _without_keys(text: str) -> str:
-    """`text` without the value of any environment variable that looks like a key."""
-    for name, value in os.environ.items():
-        if name.endswith(_KEY_SUFFIXES) and len(value) >= _LEAST_KEY_CHARS:
-            text = text.replace(value, "[key]")
-    return text
+    def _secrets(self) -> list[str]:
+        """The key, and whatever of the environment looks like one; the longest first."""
+        values = [value for name, value in os.environ.items() if _KEY_NAMES.search(name)]
+        secrets = [value for value in values if len(value) >= _LEAST_KEY_CHARS]
+        if "api_key" in self._where:
+            secrets.append(self._where["api_key"])
+        return sorted(secrets, key=len, reverse=True)
 
 
 def _reply(answer: Any) -> ChatReply:

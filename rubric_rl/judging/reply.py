@@ -4,10 +4,19 @@
 
 or, for models that don't write JSON, under the contract `text`, a line for each criterion:
 
-    9f86d081 | c1 | ... | met
+    9f86d081 | c1 | ... | met | 9f86d081
 
 The nonce is new in each call and unknown to the policy, so a verdict that the
-model merely copies out of the answer doesn't carry it and doesn't count.
+model merely copies out of the answer doesn't carry it and doesn't count. A reason
+that quotes the answer is escaped in JSON; a line has no such protection, so it
+carries the nonce at both ends: a quoted line break leaves two pieces without it,
+and neither counts. What can't be told apart is an answer that a model copies into
+its JSON unescaped, quotes and all: so the reason is asked for in its own words.
+
+Words around the verdicts are ignored. A block of thinking that the reply begins
+with doesn't count, whoever opened it; one that never ends is a failure. Marks are
+those of `_THINKING_NAMES`, and `[THINK]`.
+
 Whatever departs from the contract says something of the judge and nothing of
 the answer: it is UNKNOWN with its cause, never MET or UNMET. Nothing raises.
 """
@@ -17,15 +26,22 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from rubric_rl.judging.chat import JsonSchema
 from rubric_rl.types import FailureCause, JudgeContract, Verdict, VerdictValue
 
-_THINK_OPEN = "<think>"
-_THINK_END = re.compile(r"</think>")
+_THINKING_NAMES = r"(?:seed:)?(?:think|thinking|thought|reasoning)"
+_THINKING_START = re.compile(rf"\s*(?:<{_THINKING_NAMES}>|\[THINK\])", re.IGNORECASE)
+_THINKING_END = re.compile(rf"</{_THINKING_NAMES}>|\[/THINK\]", re.IGNORECASE)
+_NOTHING_YET = re.compile(r"\s*(?:```\w*\s*)?")
 _OBJECT_START = re.compile(r'\{[ \t\r\n]*"')
+_STRING = re.compile(r'"((?:[^"\\]|\\.)*)"([ \t\r\n]*:)?', re.DOTALL)
+_LINE_PARTS = 5
+# A text of braces would take seconds. Behind so many tries, or a nesting too deep for the
+# decoder, only objects are tried that open with the nonce, as they were asked to.
+_MAX_TRIES = 1000
 _CHOICES = {"met": VerdictValue.MET, "unmet": VerdictValue.UNMET}
 
 
@@ -36,6 +52,8 @@ class ParsedReply:
     verdicts: dict[str, Verdict]
     num_unknown_ids: int
     """Entries that name no criterion asked for; they are ignored."""
+    positions: dict[str, int] = field(default_factory=dict[str, int], compare=False)
+    """By criterion: where in the text the word of its verdict begins, if it has one."""
 
 
 def reply_schema(cids: Sequence[str], nonce: str) -> JsonSchema:
@@ -74,20 +92,18 @@ def parse_reply(
     """Read a judge's reply on the criteria `cids`. Never raises."""
     if finish_reason == "length":
         return all_unknown(cids, FailureCause.TRUNCATED, "the reply was cut at its longest length")
-    body = _without_thinking(text, nonce)
-    if body is None:
+    in_lines = contract == "text"
+    found = _find_lines(text, nonce) if in_lines else _find_objects(text, nonce)
+    start = _end_of_thinking(text, found.right)
+    if start is None:
         return all_unknown(cids, FailureCause.UNPARSEABLE, "the reply never stops thinking")
-    if contract == "text":
-        return _read_lines(body, cids, nonce)
-    found = _find_objects(body, nonce)
-    if not found.right:
-        if found.has_other_verdicts:
+    right = [piece for piece in found.right if piece.start >= start]
+    if not right:
+        if found.last_wrong >= start:
             return all_unknown(cids, FailureCause.WRONG_NONCE, "the verdicts lack the call's nonce")
-        return all_unknown(cids, FailureCause.UNPARSEABLE, "the reply holds no verdict object")
-    first, *others = [_read_object(value, cids) for value in found.right]
-    if any(other != first for other in others):
-        return all_unknown(cids, FailureCause.UNPARSEABLE, "the reply contradicts itself")
-    return first
+        form = "line" if in_lines else "object"
+        return all_unknown(cids, FailureCause.UNPARSEABLE, f"the reply holds no verdict {form}")
+    return _read_lines(text, right, cids) if in_lines else _read_objects(text, right, cids)
 
 
 def all_unknown(cids: Sequence[str], cause: FailureCause, reason: str) -> ParsedReply:
@@ -102,51 +118,52 @@ def _unknown(cid: str, cause: FailureCause, reason: str) -> Verdict:
 
 
 # ----------------------------------------------------------------------------
-# Finding the object
+# Finding what carries the nonce
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """An object or a line that carries the nonce: text[start:end]."""
+
+    start: int
+    end: int
+    value: dict[str, object]
+    """The object itself; of a line, its entry."""
+    word: int = -1
+    """Of a line: where its verdict begins."""
 
 
 @dataclass(slots=True)
 class _Found:
-    right: list[dict[str, object]]
-    """Objects that carry the nonce, in the order of the text."""
-    has_other_verdicts: bool = False
-
-
-def _without_thinking(text: str, nonce: str) -> str | None:
-    """The text after thinking; None if thinking never ends.
-
-    Some chat templates open the block themselves, so that only its end is in the
-    reply. A reason can quote the marks out of a hostile answer: the text is cut only
-    where the nonce still follows.
-    """
-    text = text.lstrip()
-    ends = [match.end() for match in _THINK_END.finditer(text)]
-    for end in reversed(ends):
-        if nonce in text[end:]:
-            return text[end:]
-    if text.startswith(_THINK_OPEN):
-        return text[ends[0] :] if ends else None
-    return text
+    right: list[_Piece] = field(default_factory=list[_Piece])
+    """In the order of the text; they don't overlap."""
+    last_wrong: int = -1
+    """Start of the last piece that has the form of verdicts and lacks the nonce."""
 
 
 def _find_objects(text: str, nonce: str) -> _Found:
     """Every JSON object in `text`, be it in prose, in a code fence or in another object."""
     decoder = json.JSONDecoder(object_pairs_hook=_unique_keys)
-    found, position = _Found(right=[]), 0
-    while match := _OBJECT_START.search(text, position):
+    with_nonce = re.compile(rf'\{{\s*"nonce"\s*:\s*"{re.escape(nonce)}"')
+    found, position, tries, starts = _Found(), 0, 0, _OBJECT_START
+    while match := starts.search(text, position):
+        start, tries = match.start(), tries + 1
+        position = start + 1  # the right object can be inside this one
+        if tries == _MAX_TRIES:
+            starts = with_nonce
         try:
-            value, end = decoder.raw_decode(text, match.start())
+            value, end = decoder.raw_decode(text, start)
         except RecursionError:
-            break  # trying again at each of a thousand nested braces would take seconds
+            starts = with_nonce
+            continue
         # ValueError is more than bad JSON: numbers of too many digits raise it as well.
         except ValueError:
-            value, end = {}, position
+            continue
         if value.get("nonce") == nonce:
-            found.right.append(value)
+            found.right.append(_Piece(start, end, value))
             position = end
-        else:
-            found.has_other_verdicts |= "verdicts" in value
-            position = match.start() + 1  # the right object can be inside this one
+        elif "verdicts" in value:
+            found.last_wrong = start
     return found
 
 
@@ -158,46 +175,103 @@ def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return value
 
 
-# ----------------------------------------------------------------------------
-# Lines
+def _find_lines(text: str, nonce: str) -> _Found:
+    """Every line with bars. The ends are fixed, so a reason may hold bars of its own."""
+    found, start = _Found(), 0
+    for line in text.split("\n"):
+        parts = line.split("|")
+        if len(parts) >= _LINE_PARTS and parts[0].strip() == parts[-1].strip() == nonce:
+            word = start + len(line) - len(parts[-1]) - 1 - len(parts[-2].lstrip())
+            entry: dict[str, object] = {
+                "id": parts[1].strip(),
+                "reason": "|".join(parts[2:-2]).strip(),
+                "verdict": parts[-2].strip(),
+            }
+            found.right.append(_Piece(start, start + len(line), entry, word))
+        elif len(parts) >= _LINE_PARTS - 1:
+            found.last_wrong = start
+        start += len(line) + 1
+    return found
 
 
-_LINE_PARTS = 4
+def _end_of_thinking(text: str, right: Sequence[_Piece]) -> int | None:
+    """Where the reply itself begins; None if it never stops thinking.
 
-
-def _read_lines(body: str, cids: Sequence[str], nonce: str) -> ParsedReply:
-    """Verdicts of the lines that carry the nonce; other lines are words around them."""
-    lines = [line.split("|") for line in body.splitlines() if line.count("|") >= _LINE_PARTS - 1]
-    parts = [[part.strip() for part in line] for line in lines]
-    right = [line for line in parts if line[0] == nonce]
-    if not right:
-        if parts:
-            return all_unknown(cids, FailureCause.WRONG_NONCE, "the lines lack the call's nonce")
-        return all_unknown(cids, FailureCause.UNPARSEABLE, "the reply holds no verdict line")
-    entries: list[object] = [
-        {"id": line[1], "reason": " | ".join(line[2:-1]), "verdict": line[-1]} for line in right
+    Some chat templates open the block themselves, so that only its end is in the
+    reply. But a mark can also be quoted out of a hostile answer. One inside a piece
+    with the nonce is part of a reason; of the others, the last with such a piece
+    behind it ends the thinking.
+    """
+    ends = [
+        match.end()
+        for match in _THINKING_END.finditer(text)
+        if not any(piece.start <= match.start() < piece.end for piece in right)
     ]
-    return _read_entries(entries, cids)
+    followed = [end for end in ends if right and end <= right[-1].start]
+    if followed:
+        return followed[-1]
+    if _THINKING_START.match(text):
+        return ends[0] if ends else None
+    # Verdicts before a mark are drafts, unless the reply begins with them.
+    begins = right and _NOTHING_YET.fullmatch(text, 0, right[0].start)
+    return ends[0] if ends and not begins else 0
 
 
 # ----------------------------------------------------------------------------
 # Reading it
 
 
-def _read_object(value: dict[str, object], cids: Sequence[str]) -> ParsedReply:
-    entries = value.get("verdicts")
+def _read_objects(text: str, right: Sequence[_Piece], cids: Sequence[str]) -> ParsedReply:
+    first, *others = [_read_object(text, piece, cids) for piece in right]
+    if any(other != first for other in others):
+        return all_unknown(cids, FailureCause.UNPARSEABLE, "the reply contradicts itself")
+    return first
+
+
+def _read_object(text: str, piece: _Piece, cids: Sequence[str]) -> ParsedReply:
+    entries = piece.value.get("verdicts")
     if not isinstance(entries, list):
         return all_unknown(cids, FailureCause.UNPARSEABLE, "the reply holds no list of verdicts")
-    return _read_entries(entries, cids)
+    return _read_entries(text, entries, cids, _words(text, piece))
 
 
-def _read_entries(entries: Sequence[object], cids: Sequence[str]) -> ParsedReply:
+def _words(text: str, piece: _Piece) -> dict[str, int]:
+    """By id: where in an object the word of its entry's verdict begins."""
+    words: dict[str, int] = {}
+    key = cid = None
+    for match in _STRING.finditer(text, piece.start, piece.end):
+        if match[2]:
+            key = match[1]
+            continue
+        if key == "id":
+            cid = json.loads(f'"{match[1]}"')
+        elif key == "verdict" and cid is not None:
+            words[cid], cid = match.start(1), None
+        key = None
+    return words
+
+
+def _read_lines(text: str, right: Sequence[_Piece], cids: Sequence[str]) -> ParsedReply:
+    words = {str(piece.value["id"]): piece.word for piece in right}
+    return _read_entries(text, [piece.value for piece in right], cids, words)
+
+
+def _read_entries(
+    text: str, entries: Sequence[object], cids: Sequence[str], words: Mapping[str, int]
+) -> ParsedReply:
     named = [(entry.get("id"), entry) for entry in entries if isinstance(entry, dict)]
     asked = [(cid, entry) for cid, entry in named if isinstance(cid, str) and cid in cids]
     counts = Counter(cid for cid, _ in asked)
     by_cid = dict(asked)
     verdicts = {cid: _read_verdict(cid, by_cid.get(cid), counts[cid]) for cid in cids}
-    return ParsedReply(verdicts=verdicts, num_unknown_ids=len(named) - len(asked))
+    positions = {
+        cid: words[cid]
+        for cid, verdict in verdicts.items()
+        if cid in words and text.startswith(verdict.value.value, words[cid])
+    }
+    return ParsedReply(
+        verdicts=verdicts, num_unknown_ids=len(named) - len(asked), positions=positions
+    )
 
 
 def _read_verdict(cid: str, entry: dict[str, object] | None, count: int) -> Verdict:

@@ -69,6 +69,10 @@ _PLACEHOLDERS: dict[str, tuple[str, ...]] = {
 }
 
 
+# Template -> the placeholder in it that stands for a text of others.
+_FENCED = {"user": "answer", "reference": "reference"}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JudgeTemplates:
     """The texts of a judge call. They cross nodes as they are, so that all workers use the same.
@@ -93,7 +97,8 @@ class JudgeTemplates:
         """Read the files of a folder, or the packaged ones.
 
         Raises:
-            ConfigError: a file is missing, not UTF-8, or its placeholders are not those wanted.
+            ConfigError: a file is missing, not UTF-8, its placeholders are not those wanted, or
+                it leaves the answer unfenced.
         """
         if folder is None:
             packaged = resources.files("rubric_rl.judging") / "templates"
@@ -103,11 +108,13 @@ class JudgeTemplates:
 
     @classmethod
     def parse(cls, texts: Mapping[str, str]) -> JudgeTemplates:
-        """Raises ConfigError on an unknown or missing placeholder."""
+        """Raises ConfigError on an unknown or missing placeholder, or a text without its fence."""
         templates = {
             name: Template.parse(texts[name], placeholders, name=name)
             for name, placeholders in _PLACEHOLDERS.items()
         }
+        for name in _FENCED:
+            _check_fence(name, texts[name])
         digest = template_digest([texts[name] for name in _PLACEHOLDERS])
         return cls(**templates, template_hash=digest)
 
@@ -154,6 +161,17 @@ def _read(folder: Path, name: str) -> str:
             f"judge.llm.template_dir={str(folder)!r}: {path.name} can't be read ({err}); the "
             f"folder must hold {wanted}, copies of the packaged ones to start with"
         ) from err
+
+
+def _check_fence(name: str, text: str) -> None:
+    placeholder = "{{" + _FENCED[name] + "}}"
+    block = "{{fence}}\n" + placeholder + "\n{{fence}}"
+    stands_alone = re.search(rf"^{re.escape(block)}$", text, re.MULTILINE)
+    if not stands_alone or text.count(placeholder) != 1:
+        raise ConfigError(
+            f"judge template {name!r}: {placeholder} must occur once, on a line of its own "
+            "between two lines {{fence}}, since nothing else keeps its text from posing as yours"
+        )
 
 
 def template_digest(texts: Sequence[str]) -> str:

@@ -2,7 +2,7 @@
 
 As many polls as decide are taken at once; after that one at a time, and only for
 criteria that are open and can still be decided. A poll that gives UNKNOWN is not
-a vote.
+a vote; one that was refused, or that the budget doesn't allow, is the last.
 """
 
 from __future__ import annotations
@@ -10,8 +10,12 @@ from __future__ import annotations
 import asyncio
 import statistics
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 
 from rubric_rl.types import Criterion, FailureCause, Verdict, VerdictValue
+
+# Further polls would end the same way.
+_LAST = (FailureCause.REFUSED_REQUEST, FailureCause.BUDGET)
 
 Poll = Callable[[Sequence[Criterion]], Awaitable[dict[str, Verdict]]]
 
@@ -47,8 +51,9 @@ def decide(cid: str, ballot: Sequence[Verdict], majority: int) -> Verdict:
                 probability=_mean_probability(known),
                 votes=values,
             )
-    if not known:
-        return ballot[-1]
+    ended = [verdict for verdict in ballot if verdict.cause in _LAST]
+    if ended or not known:
+        return replace((ended or ballot)[-1], votes=values)
     met = values.count(VerdictValue.MET)
     return Verdict(
         cid=cid,
@@ -67,6 +72,8 @@ def _count(ballots: dict[str, list[Verdict]], polls: Sequence[dict[str, Verdict]
 
 def _is_open(ballot: Sequence[Verdict], majority: int, left: int) -> bool:
     """Not decided, and decidable by the votes that are left."""
+    if any(verdict.cause in _LAST for verdict in ballot):
+        return False
     counts = [
         sum(verdict.value is value for verdict in ballot)
         for value in (VerdictValue.MET, VerdictValue.UNMET)

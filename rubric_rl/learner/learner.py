@@ -33,7 +33,12 @@ from rubric_rl.learner.batch import MicroBatchTensors, build_micro_batch, withou
 from rubric_rl.learner.deepspeed_config import deepspeed_config, reference_deepspeed_config
 from rubric_rl.learner.log_probs import TokenLogProbs, completion_log_probs
 from rubric_rl.learner.microbatches import plan_micro_batches
-from rubric_rl.learner.models import load_causal_lm
+from rubric_rl.learner.models import (
+    load_causal_lm,
+    parameter_groups,
+    save_model_directory,
+    torch_device,
+)
 from rubric_rl.learner.spec import LearnerSpec, RankInfo
 from rubric_rl.types import TrainBatch, UpdateResult
 
@@ -48,7 +53,7 @@ class Learner:
         self.rank = rank
         self.policy_version = 0
         self._offloaded = False
-        self.device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+        self.device = torch_device(spec.device)
         torch.manual_seed(spec.seed)
         _init_process_group(rank, self.device)
         self._engine = self._build_policy()
@@ -61,10 +66,9 @@ class Learner:
             model.gradient_checkpointing_enable({"use_reentrant": False})
             model.train()
         optimizer = torch.optim.AdamW(
-            model.parameters(),
+            parameter_groups(model, config.weight_decay),
             lr=config.learning_rate,
             betas=(config.adam_beta1, config.adam_beta2),
-            weight_decay=config.weight_decay,
         )
         num_warmup = round(config.warmup_frac * self.spec.num_steps)
         scheduler = torch.optim.lr_scheduler.LambdaLR(
@@ -122,7 +126,7 @@ class Learner:
 
     def _micro_batches(self, batch: TrainBatch) -> Iterator[MicroBatchTensors]:
         plan = plan_micro_batches(
-            [s.num_tokens for s in batch.samples],
+            [(len(s.prompt_token_ids), len(s.completion_token_ids)) for s in batch.samples],
             num_ranks=self.rank.num_ranks,
             token_budget=self.spec.learner.micro_batch_tokens,
         )
@@ -249,13 +253,20 @@ class Learner:
         return self.policy_version
 
     def export(self, directory: Path, bucket_bytes: int) -> None:
-        """Write the policy as a Hugging Face model directory (rank 0 writes)."""
+        """Write the policy as a Hugging Face model directory, tokenizer included (rank 0
+        writes)."""
         state = {}
         for bucket in self.named_weights(bucket_bytes):
             if self.rank.rank == 0:
                 state.update({name: tensor.to("cpu", copy=True) for name, tensor in bucket})
         if self.rank.rank == 0:
-            self._policy.save_pretrained(str(directory), state_dict=state)
+            save_model_directory(
+                self._policy,
+                state,
+                directory,
+                source=self.spec.model_path,
+                model=self.spec.model,
+            )
         dist.barrier()
 
     def offload(self) -> None:

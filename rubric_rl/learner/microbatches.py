@@ -15,40 +15,52 @@ MicroBatch = tuple[int, ...]
 others have not: it still takes part in the collectives, with a batch of weight zero."""
 
 
+Length = tuple[int, int]
+"""Tokens of one sample: prompt, completion."""
+
+
 def plan_micro_batches(
-    lengths: Sequence[int], *, num_ranks: int, token_budget: int
+    lengths: Sequence[Length], *, num_ranks: int, token_budget: int
 ) -> list[list[MicroBatch]]:
     """Plan `[num_ranks][num_micro_batches]` tuples of sample indices.
 
-    Each sample is in exactly one micro-batch. A micro-batch of `n` samples costs
-    `n * longest`, at most `token_budget`. Ranks differ by at most one in the
-    number of samples.
+    Each sample is in exactly one micro-batch. Prompts and completions are padded
+    apart (see `batch`), so a micro-batch of `n` samples costs
+    `n * (longest prompt + longest completion)`, at most `token_budget`; a sample
+    that alone exceeds it is a micro-batch of its own. Ranks differ by at most one
+    in the number of samples.
 
     Args:
-        lengths: tokens of each sample, prompt and completion.
+        lengths: prompt and completion tokens of each sample.
         num_ranks: learner ranks; at most `len(lengths)`.
-        token_budget: padded tokens of one micro-batch; at least `max(lengths)`.
+        token_budget: padded tokens of one micro-batch.
     """
     assert num_ranks <= len(lengths), "a rank would have no sample"
-    assert max(lengths) <= token_budget, "a sample is longer than the token budget"
-    # Longest first, so that the largest allocation comes first and a budget
-    # that does not fit memory fails in the first micro-batch.
-    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    # Longest first, so that a budget at which the longest sample does not fit
+    # memory fails in the first micro-batch.
+    order = sorted(range(len(lengths)), key=lambda i: (-sum(lengths[i]), i))
     shares = [order[rank::num_ranks] for rank in range(num_ranks)]
     plans = [_fill(share, lengths, token_budget) for share in shares]
     num_micro_batches = max(len(plan) for plan in plans)
     return [_split_to(plan, num_micro_batches) for plan in plans]
 
 
-def _fill(share: Sequence[int], lengths: Sequence[int], token_budget: int) -> list[MicroBatch]:
-    """Greedy cut of a length-sorted share: the first sample of each cut is its longest."""
+def _fill(share: Sequence[int], lengths: Sequence[Length], token_budget: int) -> list[MicroBatch]:
+    """Greedy cut of a share that is sorted by length."""
     plan: list[list[int]] = []
     for index in share:
-        if plan and (len(plan[-1]) + 1) * lengths[plan[-1][0]] <= token_budget:
+        if plan and _cost([*plan[-1], index], lengths) <= token_budget:
             plan[-1].append(index)
         else:
             plan.append([index])
     return [tuple(micro_batch) for micro_batch in plan]
+
+
+def _cost(indices: Sequence[int], lengths: Sequence[Length]) -> int:
+    """Padded tokens of a micro-batch."""
+    longest_prompt = max(lengths[i][0] for i in indices)
+    longest_completion = max(lengths[i][1] for i in indices)
+    return len(indices) * (longest_prompt + longest_completion)
 
 
 def _split_to(plan: list[MicroBatch], num_micro_batches: int) -> list[MicroBatch]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from rubric_rl.config.schema import AlgorithmConfig, LearnerConfig, ModelConfig
 
@@ -25,6 +26,8 @@ class LearnerSpec:
     model: ModelConfig
     learner: LearnerConfig
     algorithm: AlgorithmConfig
+    device: Literal["cpu", "gpu"]
+    """Of `cluster.device`, never what the machine happens to have."""
     num_steps: int
     """Planned optimizer steps; the warm-up is a share of it."""
     seed: int

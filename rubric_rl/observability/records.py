@@ -91,6 +91,8 @@ class SampleRow:
     """The reward that a failed essential or veto criterion took away."""
     usage: JudgeUsage = field(default_factory=JudgeUsage)
     """What judging this sample took."""
+    anchor_reward: float | None = None
+    """Of a held-out sample: its reward under the rubrics that the run began with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

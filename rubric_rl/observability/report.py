@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 
@@ -77,6 +77,8 @@ class EvalComparison:
     """Prompts without a scored sample before or after."""
     num_samples_before: int
     num_samples_after: int
+    is_anchored: bool
+    """Rewards are those under the rubrics that the run began with, before and after."""
     num_unscored_before: int
     num_unscored_after: int
     before: Interval
@@ -96,6 +98,9 @@ def compare(
     Raises:
         DataError: no prompt has a scored sample both before and after.
     """
+    is_anchored = any(row.anchor_reward is not None for row in after)
+    if is_anchored:
+        before, after = _under_first_rubrics(before), _under_first_rubrics(after)
     means_before, means_after = _prompt_means(before), _prompt_means(after)
     paired = sorted(means_before.keys() & means_after.keys())
     prompts = {row.prompt_id for row in (*before, *after)}
@@ -122,7 +127,13 @@ def compare(
         most_gained=_most(changes, sign=1),
         most_lost=_most(changes, sign=-1),
         examples=_examples(before, after),
+        is_anchored=is_anchored,
     )
+
+
+def _under_first_rubrics(rows: Sequence[SampleRow]) -> list[SampleRow]:
+    """The rows with the rewards that they have under the rubrics that the run began with."""
+    return [replace(row, reward=row.anchor_reward) for row in rows]
 
 
 def compare_run(run_dir: Path, *, seed: int) -> EvalComparison:

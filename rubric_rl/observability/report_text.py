@@ -115,6 +115,8 @@ def _account(comparison: EvalComparison) -> str:
         f"resampling prompts, the difference is paired. Unscored samples: {c.num_unscored_before} "
         f"of {c.num_samples_before} before, {c.num_unscored_after} of {c.num_samples_after} after."
     )
+    if c.is_anchored:
+        text += " Rewards are under the rubrics that the run began with, before and after."
     if c.num_prompts_left_out:
         text += f" Prompts left out for lack of a scored sample: {c.num_prompts_left_out}."
     return textwrap.fill(text, _WIDTH)

@@ -30,6 +30,8 @@ Mode = Literal["online", "offline", "disabled"]
 
 # Long enough for a slow network, short enough that a wrong server is noticed soon.
 _START_TIMEOUT_S = 60.0
+# A network that is gone must not hold up the end: what is not uploaded stays in the run folder.
+_FINISH_TIMEOUT_S = 120.0
 
 _COLUMNS = (
     "step",
@@ -108,7 +110,7 @@ class WandbSink:
     def close(self) -> None:
         run, self._run = self._run, None
         if run is not None:
-            self._guard("finish", run.finish)
+            self._guard("finish", lambda: _finish(run))
 
     def _payload(self, record: StepRecord) -> dict[str, Any]:
         payload: dict[str, Any] = {"step": record.step, **record.metrics}
@@ -228,7 +230,13 @@ def _init(config: Config, identity: _Identity, mode: Mode) -> wandb.Run:
         dir=identity.run_dir,
         mode=mode,
         config=config.model_dump(mode="json"),
-        settings=wandb.Settings(silent=True, console="off", init_timeout=_START_TIMEOUT_S),
+        settings=wandb.Settings(
+            silent=True,
+            console="off",
+            init_timeout=_START_TIMEOUT_S,
+            finish_timeout=_FINISH_TIMEOUT_S,
+            finish_timeout_raises=True,
+        ),
     )
     # Steps are W&B's x axis. Its own step counter only grows, so it would drop
     # the steps that a resumed run repeats.
@@ -236,6 +244,16 @@ def _init(config: Config, identity: _Identity, mode: Mode) -> wandb.Run:
     for spec in METRICS:
         run.define_metric(spec.name, step_metric="step")
     return run
+
+
+def _finish(run: wandb.Run) -> None:
+    """Raises TimeoutError if W&B doesn't take the rest in time."""
+    try:
+        run.finish()
+    except TimeoutError as err:
+        raise TimeoutError(
+            f"{err} Upload the rest with: wandb sync {Path(run.settings.sync_dir)}"
+        ) from err
 
 
 def _notice(mode: Mode, why: str, run: wandb.Run) -> str:

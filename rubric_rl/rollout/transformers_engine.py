@@ -8,6 +8,7 @@ neighbours.
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -55,30 +56,43 @@ class TransformersEngine:
         self._lock = asyncio.Lock()
 
     async def generate(self, requests: Sequence[RolloutRequest]) -> AsyncIterator[Sample]:
-        """See `RolloutEngine.generate`."""
+        """See `RolloutEngine.generate`. One that is given up ends before the lock is free:
+        weights must not change under a thread that still computes with them."""
         loop = asyncio.get_running_loop()
-        queue: asyncio.Queue[Sample] = asyncio.Queue()
+        queue: asyncio.Queue[Sample | None] = asyncio.Queue()
+        given_up = threading.Event()
 
         def emit(sample: Sample) -> None:
             loop.call_soon_threadsafe(queue.put_nowait, sample)
 
         async with self._lock:
-            worker = asyncio.create_task(asyncio.to_thread(self._run, requests, emit))
-            for _ in requests:
-                getter = asyncio.create_task(queue.get())
-                await asyncio.wait({getter, worker}, return_when=asyncio.FIRST_COMPLETED)
-                if not getter.done():
-                    worker.result()  # raises what the thread raised
-                yield await getter
-            await worker
+            # A future, not a task: cancelling a task would end the wait and not the thread.
+            worker = loop.run_in_executor(None, self._run, requests, emit, given_up)
+            worker.add_done_callback(lambda _: queue.put_nowait(None))
+            try:
+                while (sample := await queue.get()) is not None:
+                    yield sample
+            finally:
+                given_up.set()
+                await asyncio.wait({worker})
+            worker.result()  # raises what the thread raised
 
-    def _run(self, requests: Sequence[RolloutRequest], emit: Callable[[Sample], None]) -> None:
+    def _run(
+        self,
+        requests: Sequence[RolloutRequest],
+        emit: Callable[[Sample], None],
+        given_up: threading.Event,
+    ) -> None:
         for start in range(0, len(requests), self._batch_size):
-            self._run_batch(requests[start : start + self._batch_size], emit)
+            if not given_up.is_set():
+                self._run_batch(requests[start : start + self._batch_size], emit, given_up)
 
     @torch.inference_mode()
     def _run_batch(
-        self, requests: Sequence[RolloutRequest], emit: Callable[[Sample], None]
+        self,
+        requests: Sequence[RolloutRequest],
+        emit: Callable[[Sample], None],
+        given_up: threading.Event,
     ) -> None:
         rows = [_Row(r, torch.Generator().manual_seed(r.seed)) for r in requests]
         longest = max(len(r.token_ids) for r in requests)
@@ -88,7 +102,7 @@ class TransformersEngine:
         ).to(self._device)
         mask = torch.tensor([[0] * p + [1] * (longest - p) for p in pads]).to(self._device)
         cache = None
-        while any(row.finish_reason is None for row in rows):
+        while any(row.finish_reason is None for row in rows) and not given_up.is_set():
             positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
             out = self._model(
                 input_ids=ids,

@@ -17,7 +17,9 @@ away is kept beside the reward, so that both curves can be logged.
 
 A criterion whose verdict is UNKNOWN leaves numerator and denominator. It is
 not a zero: what it costs is coverage, and below a threshold the sample has no
-reward at all.
+reward at all. `signed_points` divide by positive weight alone, so they need that
+coverage of the positive weight too: with +1 MET, +10 UNKNOWN and -9 MET, half of all
+weight is judged, and the reward would be -8.
 """
 
 from __future__ import annotations
@@ -87,12 +89,14 @@ def score(
     """Reward and coverage of one sample; the value is None when it is unscored.
 
     A sample is unscored when its coverage is below `min_coverage`, even if a gate
-    failed, or when the reward has no value. `gated_from` is set exactly when the
+    failed, when `signed_points` have less coverage than that of the positive weight,
+    or when the reward has no value. `gated_from` is set exactly when the
     reward is `gated`, the sample is scored and a gate failed. Raises ValueError if
     verdicts and criteria don't match one to one, in any order.
     """
     coverage = _coverage(rubric, verdicts)
-    value = REWARDS[reward](rubric, verdicts) if coverage >= min_coverage else None
+    least = min(coverage, _positive_coverage(rubric, verdicts) if reward == "signed_points" else 1)
+    value = REWARDS[reward](rubric, verdicts) if least >= min_coverage else None
     taken = reward == "gated" and value is not None and _gate_failed(rubric, verdicts)
     return Score(
         value=value,
@@ -112,6 +116,12 @@ def _gate_failed(rubric: Rubric, verdicts: Sequence[Verdict]) -> bool:
 def _coverage(rubric: Rubric, verdicts: Sequence[Verdict]) -> float:
     judged = [j.criterion.weight for j in _judged(rubric, verdicts)]
     return math.fsum(judged) / math.fsum(c.weight for c in rubric.criteria)
+
+
+def _positive_coverage(rubric: Rubric, verdicts: Sequence[Verdict]) -> float:
+    """Judged share of the positive weight; 0 if there is none."""
+    judged = [j.criterion.weight for j in _judged(rubric, verdicts) if j.criterion.polarity == 1]
+    return _ratio(judged, [c.weight for c in rubric.criteria if c.polarity == 1]) or 0.0
 
 
 def _judged(rubric: Rubric, verdicts: Sequence[Verdict]) -> list[_Judged]:

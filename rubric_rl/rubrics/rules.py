@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import regex
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -68,18 +69,21 @@ class _Rule(BaseModel):
         return self.model_dump(mode="json", exclude_defaults=False)
 
 
+def _no_blank_term(terms: tuple[str, ...]) -> tuple[str, ...]:
+    # Every text contains a blank term, and starts and ends with it.
+    if any(not term.strip() for term in terms):
+        raise ValueError("a term is blank")
+    return terms
+
+
+Terms = Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_no_blank_term)]
+
+
 class _Terms(_Rule):
     """Terms match whole words, so that "rest" is not found in "interest"."""
 
-    terms: tuple[str, ...] = Field(min_length=1)
+    terms: Terms
     ignore_case: bool = True
-
-    @field_validator("terms")
-    @classmethod
-    def _no_blank_term(cls, terms: tuple[str, ...]) -> tuple[str, ...]:
-        if any(not term.strip() for term in terms):
-            raise ValueError("a term is blank")
-        return terms
 
     def _found(self, text: str) -> list[str]:
         flags = regex.IGNORECASE if self.ignore_case else 0
@@ -154,7 +158,7 @@ class Matches(_Rule):
 
 
 class _Affix(_Rule):
-    terms: tuple[str, ...] = Field(min_length=1)
+    terms: Terms
     ignore_case: bool = True
 
     def _fold(self, text: str) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,33 +22,70 @@ from ray.util.placement_group import (
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from rubric_rl.config.schema import ClusterConfig
-from rubric_rl.errors import WorkerTimeoutError
+from rubric_rl.errors import ClusterError, WorkerTimeoutError
 from rubric_rl.runtime.placement import PlacedActor, PlacementPlan, bind_to_nodes, describe
 from rubric_rl.runtime.waiting import Waiting
+
+_HOST_AND_PORT = re.compile(r"(?P<host>[\w.-]+|\[[0-9a-fA-F:.]+\]):(?P<port>\d{1,5})")
+_ANSWER_TIMEOUT_S = 10.0
 
 
 @contextmanager
 def ray_cluster(config: ClusterConfig) -> Iterator[None]:
-    """Join the cluster, or start one here, for the time of the block."""
+    """Join the cluster, or start one here, for the time of the block.
+
+    Raises:
+        ClusterError: nothing answers at the address, or Ray refuses.
+    """
     # Ray reports usage over the network and prints a notice unless told not to.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Without this Ray warns that it will one day stop hiding GPUs from actors
     # that asked for none; the colocated engines set their devices themselves.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    ray.init(
-        # None reads RAY_ADDRESS, and starts a local cluster if it isn't set.
-        address=None if config.address == "auto" else config.address,
-        # Of a cluster started here only; its dozen processes cost a small machine dear.
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        configure_logging=False,
-        namespace="rubric_rl",
-    )
+    _start_or_join(config)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _start_or_join(config: ClusterConfig) -> None:
+    # As Ray does: None reads RAY_ADDRESS, and starts a local cluster if it isn't set.
+    address = None if config.address == "auto" else config.address
+    in_force = address or os.environ.get("RAY_ADDRESS")
+    try:
+        if in_force is not None:
+            _require_answer(in_force)
+        ray.init(
+            address=address,
+            # Of a cluster started here only; its dozen processes cost a small machine dear.
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            configure_logging=False,
+            namespace="rubric_rl",
+        )
+    except Exception as err:  # the boundary to Ray, whose errors here have no common base
+        raise ClusterError(_refusal(config.address, in_force, err)) from err
+
+
+def _require_answer(address: str) -> None:
+    """Raises OSError if nothing listens at `host:port`, which Ray tries for minutes."""
+    match = _HOST_AND_PORT.fullmatch(address)
+    if match:
+        host, port = match["host"].strip("[]"), int(match["port"])
+        socket.create_connection((host, port), timeout=_ANSWER_TIMEOUT_S).close()
+
+
+def _refusal(setting: str, in_force: str | None, err: Exception) -> str:
+    why = f"{type(err).__name__}: {err}"
+    if in_force is None or in_force == "local":
+        return f"Ray can't be started here (cluster.address={setting!r}): {why}"
+    source = "" if in_force == setting else f" with RAY_ADDRESS={in_force!r}"
+    return (
+        f"cluster.address={setting!r}{source} can't be joined: {why}. Start Ray there (ray start "
+        "--head), correct the address, or set cluster.address=local to start Ray here"
+    )
 
 
 def node_resources() -> list[dict[str, float]]:

@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 # With a second more between each: a process that Ray starts anew is there in a few seconds.
 _STATUS_ATTEMPTS = 6
+_STATUS_TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,8 +53,13 @@ class RayJudgePool:
         account: BudgetAccount | None = None,
         served_model: str = "",
         cache_dir: Path | None = None,
+        servers: Sequence[Any] = (),
     ) -> None:
-        """`workers`: actor handles by label. Without `account` all judging is by rules."""
+        """`workers`: actor handles by label. Without `account` all judging is by rules.
+
+        `servers`: handles of the judge's own servers, which live as long as the pool.
+        """
+        self._servers = tuple(servers)
         self._workers = workers
         self._account = account
         self._served_model = served_model
@@ -99,14 +105,17 @@ class RayJudgePool:
         for attempt in range(_STATUS_ATTEMPTS):
             await asyncio.sleep(attempt)
             try:
-                actor, name = account.actor(), account.membership.account
-                await actor.join.remote(account.membership)
-                if self._limiter_state:
-                    await actor.restore.remote(name, self._limiter_state)
-                snapshot = await actor.snapshot.remote(name)
-                self._limiter_state = await actor.to_json.remote(name)
+                async with asyncio.timeout(_STATUS_TIMEOUT_S):
+                    actor, name = account.actor(), account.membership.account
+                    await actor.join.remote(account.membership)
+                    if self._limiter_state:
+                        await actor.restore.remote(name, self._limiter_state)
+                    snapshot = await actor.snapshot.remote(name)
+                    self._limiter_state = await actor.to_json.remote(name)
             except ray.exceptions.RayActorError as err:
                 failure = str(err).splitlines()[0]
+            except TimeoutError:
+                failure = f"no answer in {_STATUS_TIMEOUT_S:.0f} s"
             else:
                 return snapshot
         raise WorkerDiedError(f"the judge budget's process can't be reached: {failure}")

@@ -47,18 +47,22 @@ class StartingServers:
 
     addresses: dict[str, Any]
     key: str
+    actors: tuple[Any, ...] = ()
+    """Handles: Ray ends an actor that nobody holds."""
 
 
 def start_servers(config: Config, reserved: ReservedPlan, log_dir: str) -> StartingServers:
     """Set the servers of the plan going; there are none unless the judge is hosted."""
     llm, key = config.judge.llm, secrets.token_urlsafe(16)
     addresses: dict[str, Any] = {}
+    actors: list[Any] = []
     for actor in reserved.plan.of("judge_server"):
         assert llm is not None
         server = reserved.create(actor, JudgeServer, f"{log_dir}/{actor.role}_{actor.index}.log")
+        actors.append(server)
         spec = _server_spec(config, llm)
         addresses[actor.label] = server.start.remote(spec, key, config.cluster.start_timeout_s)
-    return StartingServers(addresses=addresses, key=key)
+    return StartingServers(addresses=addresses, key=key, actors=tuple(actors))
 
 
 def _server_spec(config: Config, llm: LlmJudgeConfig) -> ServerSpec:
@@ -124,7 +128,7 @@ async def start_judges(
         config.cluster.start_timeout_s,
     )
     _refuse_wrong_judges(ready, start.templates.template_hash)
-    return _pool(config, setup, workers)
+    return _pool(config, setup, workers, servers)
 
 
 def judge_setup(config: Config, start: JudgeStart) -> JudgeSetup:
@@ -182,7 +186,9 @@ def _refuse_wrong_judges(template_hashes: dict[str, str], expected: str) -> None
         )
 
 
-def _pool(config: Config, setup: JudgeSetup, workers: dict[str, Any]) -> RayJudgePool:
+def _pool(
+    config: Config, setup: JudgeSetup, workers: dict[str, Any], servers: StartingServers
+) -> RayJudgePool:
     account = None
     if setup.identity is not None:
         membership = judge_membership(
@@ -198,4 +204,5 @@ def _pool(config: Config, setup: JudgeSetup, workers: dict[str, Any]) -> RayJudg
         account=account,
         served_model="" if setup.identity is None else setup.identity.served_model,
         cache_dir=None if setup.cache_dir is None else Path(setup.cache_dir),
+        servers=servers.actors,
     )

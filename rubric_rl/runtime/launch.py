@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import sys
 import warnings
@@ -24,22 +25,24 @@ from rubric_rl.config.schema import Config
 from rubric_rl.controller import checkpoints
 from rubric_rl.controller.archive import CandidateArchive
 from rubric_rl.controller.loop import Controller, Parts
-from rubric_rl.controller.run_folder import OpenedRun, open_run
+from rubric_rl.controller.run_folder import OpenedRun, open_run, write_dropped
 from rubric_rl.controller.schedule import finished, num_steps
 from rubric_rl.controller.state import TrainState
 from rubric_rl.data.small_model import BUILTIN_NAME, is_prepared
-from rubric_rl.errors import DataError, RunFolderError
+from rubric_rl.errors import DataError, PlacementError, RunFolderError
 from rubric_rl.observability.console import Console, quiet_logging
 from rubric_rl.observability.report import compare_run
 from rubric_rl.observability.report_text import write_report
 from rubric_rl.observability.sinks import JsonlSink, Sink
 from rubric_rl.observability.wandb_sink import WandbSink
+from rubric_rl.refinement.describe import log_lines, telling_revision
+from rubric_rl.refinement.store import RubricStore
 from rubric_rl.rubrics.rubric_set import RubricSet
 from rubric_rl.runtime.cluster import node_resources, ray_cluster, reserve
 from rubric_rl.runtime.judges import JudgeStart
-from rubric_rl.runtime.placement import check_plan, describe, plan_placement
+from rubric_rl.runtime.placement import PlacementPlan, check_plan, describe, plan_placement
 from rubric_rl.runtime.preflight import Inputs, check_inputs
-from rubric_rl.runtime.refiner import open_refinement
+from rubric_rl.runtime.refiner import STORE_DIR, open_refinement
 from rubric_rl.runtime.waiting import Waiting
 from rubric_rl.runtime.workers import WorkerSettings, start_workers
 
@@ -50,15 +53,28 @@ INTERRUPTED = 130
 
 
 def dry_run(config: Config) -> int:
-    """Check data, model, judge and plan; start nothing. Returns the exit code."""
+    """Show the plan, check data, model and judge; start nothing. Returns the exit code.
+
+    The plan needs no data, so it comes first and whatever else is missing.
+    """
+    plan = plan_placement(config)
+    sys.stdout.write(f"{describe(plan)}\n{_on_this_machine(plan)}\n")
+    sys.stdout.flush()
     _announce_preparation(config, Console(progress=False))
     inputs = check_inputs(config)
-    sys.stdout.write(
-        f"{inputs.account}\n"
-        f"{num_steps(config, len(inputs.train_prompts))} steps\n"
-        f"{describe(plan_placement(config))}\n"
-    )
+    steps = num_steps(config, len(inputs.train_prompts))
+    sys.stdout.write(f"{inputs.account}\n{steps} steps\n")
     return 0
+
+
+def _on_this_machine(plan: PlacementPlan) -> str:
+    """Whether the plan fits the cores here; what a cluster holds is known when it is joined."""
+    node = {"CPU": float(os.cpu_count() or 1)}
+    try:
+        check_plan(plan, node, [node])
+    except PlacementError as err:
+        return f"this machine alone would not hold it: {err}"
+    return "this machine holds it"
 
 
 def run_training(config: Config) -> int:
@@ -75,7 +91,8 @@ def run_training(config: Config) -> int:
         stack.callback(console.close)
         stack.enter_context(quiet_logging(opened.folder.root, console))
         console.note(f"run folder: {opened.folder.root}")
-        console.note(inputs.account)
+        listed = write_dropped(opened.folder, inputs.dropped)
+        console.note(f"{inputs.account}\n  all are in {listed}" if listed else inputs.account)
         run = _Run(config=config, inputs=inputs, opened=opened, console=console)
         stack.enter_context(ray_cluster(config.cluster))
         check_plan(plan_placement(config), ray.cluster_resources(), node_resources())
@@ -217,6 +234,20 @@ def _stop_on_signal(stop: asyncio.Event, console: Console) -> Iterator[None]:
             loop.remove_signal_handler(number)
 
 
+def _show_refinement(run: _Run) -> None:
+    """The accepted change of a rubric that broke most ties, in words."""
+    folder = run.opened.folder.root / STORE_DIR
+    if not run.config.refinement.enabled or not folder.is_dir():
+        return
+    store = RubricStore(folder)
+    telling = telling_revision(store)
+    if telling is None:
+        run.console.note("refinement: no proposal was accepted")
+        return
+    lines = log_lines([telling])
+    run.console.show(f"Refined rubric of {telling.prompt_id}\n\n" + "\n".join(lines))
+
+
 def _close(run: _Run, state: TrainState) -> int:
     """The closing report, or how to go on."""
     root = run.opened.folder.root
@@ -226,6 +257,7 @@ def _close(run: _Run, state: TrainState) -> int:
             f"stopped after step {state.step}; go on with run.dir={root} run.resume=auto"
         )
         return INTERRUPTED
+    _show_refinement(run)
     try:
         comparison = compare_run(root, seed=run.config.run.seed)
     except DataError as err:

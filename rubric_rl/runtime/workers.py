@@ -126,6 +126,7 @@ def learner_spec(config: Config, settings: WorkerSettings) -> LearnerSpec:
         model=config.model,
         learner=config.learner,
         algorithm=config.algorithm,
+        device=config.cluster.device,
         num_steps=settings.num_steps,
         seed=config.run.seed,
     )

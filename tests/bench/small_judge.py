@@ -8,12 +8,11 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from rubric_rl.config.schema import HostedJudgeConfig, JudgeBudgetConfig, JudgeConfig
+from rubric_rl.data.small_model import prepare_small_model
 from rubric_rl.judging.assembly import open_judge
 from rubric_rl.judging.async_dispatcher import AsyncDispatcher
 from rubric_rl.judging.dispatch import Dispatch
-
-from rubric_rl.config.schema import HostedJudgeConfig, JudgeBudgetConfig, JudgeConfig
-from rubric_rl.data.small_model import prepare_small_model
 from rubric_rl.judging.endpoint import check_judge
 from rubric_rl.judging.hosted import KEY_ENV, ServerSpec, VllmServer
 from rubric_rl.judging.templates import JudgeTemplates

@@ -16,9 +16,11 @@ from pathlib import Path
 
 import pytest
 
+from rubric_rl.refinement.store import RubricStore
+
 NUM_STEPS = 4
 # What a repeated run can't repeat: the clock.
-TIMES = ("time", "rollout/tokens_per_s", "judge/latency_s")
+TIMES = ("time", "rollout/tokens_per_s", "judge/latency_s", "judge/wait_frac")
 
 
 def command(run_dir: Path, model_dir: Path) -> list[str]:
@@ -38,6 +40,10 @@ def command(run_dir: Path, model_dir: Path) -> list[str]:
         "rollout.prompts_per_step=2",
         "rollout.samples_per_prompt=4",
         "rollout.max_new_tokens=16",
+        # Rubrics are refined after steps 2 and, were it not the last, 4.
+        "refinement.every_steps=2",
+        "refinement.only_tied=false",
+        "refinement.gate.max_reversed_frac=1.0",
         "cluster.address=local",
         "logging.wandb.mode=disabled",
     ]
@@ -105,6 +111,18 @@ def test_a_stopped_and_a_killed_run_go_on_as_if_nothing_had_happened(
     for step in range(1, NUM_STEPS + 1):
         assert timeless(found[step]) == timeless(expected[step])
         assert rows(disturbed, step) == rows(undisturbed, step)
+
+
+def test_rubrics_were_refined_and_their_histories_are_the_same(
+    undisturbed: Path, disturbed: Path
+) -> None:
+    expected, found = RubricStore(undisturbed / "rubrics"), RubricStore(disturbed / "rubrics")
+    assert found.content_hash == expected.content_hash
+    decided = [r.status for p in expected.prompt_ids for r in expected.history(p)]
+    assert len(decided) > len(expected.prompt_ids)
+    assert steps(undisturbed)[2]["rubric/refined_prompts"] > 0
+    versions = {row["rubric_version"] for row in rows(undisturbed, 3)}
+    assert versions <= {0, 1, 2}
 
 
 def timeless(record: dict[str, float]) -> dict[str, float]:

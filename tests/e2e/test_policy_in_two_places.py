@@ -17,7 +17,9 @@ import ray
 
 from rubric_rl.config.compose import compose
 from rubric_rl.config.schema import Config
+from rubric_rl.judging.templates import JudgeTemplates
 from rubric_rl.runtime.cluster import ray_cluster, reserve
+from rubric_rl.runtime.judges import JudgeStart
 from rubric_rl.runtime.placement import plan_placement
 from rubric_rl.runtime.preflight import check_inputs
 from rubric_rl.runtime.waiting import Waiting
@@ -49,7 +51,9 @@ class Policy:
             model_path=model_path,
             stop_token_ids=stop_token_ids,
             num_steps=10,
-            structured_output=False,
+            judge=JudgeStart(
+                run_id="test", identity=None, templates=JudgeTemplates.load(), cache_dir=None
+            ),
         )
         return await start_workers(config, settings, self.reserved, waiting)
 

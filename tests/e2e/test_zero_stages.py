@@ -26,7 +26,7 @@ from rubric_rl.learner.log_probs import completion_log_probs
 from rubric_rl.learner.microbatches import plan_micro_batches
 from rubric_rl.types import TrainSample
 
-from ..tiny_llama import VOCAB_SIZE, tiny_llama
+from ..tiny_llama import VOCAB_SIZE, tiny_llama, tiny_tokenizer
 
 WORKER = Path(__file__).with_name("zero_worker.py")
 STAGES = (1, 2, 3)
@@ -128,6 +128,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Run]:
     """By number of ranks. All three processes run side by side."""
     root = tmp_path_factory.mktemp("zero")
     tiny_llama(seed=5).save_pretrained(root / "model")
+    tiny_tokenizer().save_pretrained(root / "model")
     job = {
         "model_path": str(root / "model"),
         "learner": LEARNER,
@@ -166,8 +167,7 @@ def close(found: dict[str, Any], expected: dict[str, Any]) -> None:
 
 def test_the_batch_has_several_micro_batches_and_an_empty_one() -> None:
     # What the other tests rely on.
-    lengths = [s.num_tokens for s in make_samples()]
-    plan = plan_micro_batches(lengths, num_ranks=2, token_budget=MICRO_BATCH_TOKENS)
+    plan = plan_micro_batches(LENGTHS, num_ranks=2, token_budget=MICRO_BATCH_TOKENS)
     assert len(plan[0]) >= 3
     assert () in plan[1]
 
@@ -283,11 +283,12 @@ def test_a_loaded_checkpoint_continues_bit_for_bit(
 
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("num_ranks", [1, 2])
-def test_the_exported_directory_loads_with_the_same_weights(
+def test_the_exported_directory_is_a_model_with_the_same_weights(
     runs: dict[int, Run], num_ranks: int, stage: int
 ) -> None:
     for rank in runs[num_ranks].ranks:
-        assert rank[f"stage{stage}"]["export"]["equal"]
+        export = rank[f"stage{stage}"]["export"]
+        assert export == {"equal": True, "stop_token_ids": [2], "use_cache": True}
         assert rank[f"stage{stage}"]["shapes_agree"]
 
 

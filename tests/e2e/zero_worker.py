@@ -22,6 +22,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from rubric_rl.config.schema import AlgorithmConfig, LearnerConfig, ModelConfig
+from rubric_rl.data.tokenizing import load_tokenizer
 from rubric_rl.errors import LearnerDivergedError
 from rubric_rl.learner.learner import Learner
 from rubric_rl.learner.spec import LearnerSpec, RankInfo
@@ -59,6 +60,7 @@ class Rank:
                 model=ModelConfig(name_or_path=self.job["model_path"]),
                 learner=LearnerConfig(num_workers=self.info.num_ranks, **settings),
                 algorithm=AlgorithmConfig(**self.job["algorithm"]),
+                device="cpu",
                 num_steps=10,
                 seed=7,
             ),
@@ -116,7 +118,12 @@ class Rank:
         learner.export(directory, BUCKET_BYTES)
         weights = full_weights(learner)
         loaded = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
-        return {"equal": _all_equal(weights, dict(loaded.named_parameters()))}
+        model = ModelConfig(name_or_path=str(directory))
+        return {
+            "equal": _all_equal(weights, dict(loaded.named_parameters())),
+            "stop_token_ids": load_tokenizer(str(directory), model).stop_token_ids,
+            "use_cache": loaded.config.use_cache,
+        }
 
     def diverge(self, learner: Learner) -> dict[str, Any]:
         """A NaN in one sample, hence on one rank."""

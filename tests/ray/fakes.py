@@ -227,6 +227,7 @@ class FakeLearnerWorker(LearnerWorker):
     def save(self, directory: str) -> None:
         if self._rank == 0:
             (Path(directory) / "version").write_text(str(self._version))
+        (Path(directory) / f"rng_rank_{self._rank}.pt").touch()
         self._events.append(f"save {self._version}")
 
     def load(self, directory: str) -> int:

@@ -6,6 +6,9 @@ import asyncio
 import contextlib
 import math
 import re
+import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -16,12 +19,12 @@ import ray._private.state as ray_state
 import ray.exceptions
 from ray.util.placement_group import placement_group, placement_group_table, remove_placement_group
 
-from rubric_rl.config.schema import Config
-from rubric_rl.errors import PlacementError, WorkerTimeoutError
+from rubric_rl.config.schema import ClusterConfig, Config
+from rubric_rl.errors import ClusterError, PlacementError, WorkerTimeoutError
 from rubric_rl.judging.templates import JudgeTemplates
 from rubric_rl.rubrics.rubric_set import RubricSet
 from rubric_rl.runtime import launch
-from rubric_rl.runtime.cluster import node_resources, reserve
+from rubric_rl.runtime.cluster import node_resources, ray_cluster, reserve
 from rubric_rl.runtime.placement import check_plan, plan_placement
 from rubric_rl.runtime.preflight import Inputs
 
@@ -150,3 +153,43 @@ def test_a_plan_is_reserved_its_actors_live_in_it_and_release_ends_them(log_dir:
         assert reserved_groups() == []
 
     run(work())
+
+
+# ----------------------------------------------------------------------------
+# No cluster to join
+
+
+@pytest.mark.parametrize("given", ["the setting", "RAY_ADDRESS"])
+def test_a_dead_address_is_an_error_in_words_within_seconds(
+    given: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as taken:
+        # Bound but not listening: a connection is refused.
+        taken.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        if given == "RAY_ADDRESS":
+            monkeypatch.setenv("RAY_ADDRESS", address)
+        config = ClusterConfig(address="auto" if given == "RAY_ADDRESS" else address)
+        began = time.monotonic()
+        with (
+            pytest.raises(ClusterError, match=rf"{address}.*refused.*cluster\.address=local"),
+            ray_cluster(config),
+        ):
+            pass
+    assert time.monotonic() - began < 20
+
+
+def test_what_ray_refuses_to_join_is_an_error_in_words() -> None:
+    # In a process of its own: this one has joined a cluster.
+    code = (
+        "from rubric_rl.config.schema import ClusterConfig\n"
+        "from rubric_rl.errors import ClusterError\n"
+        "from rubric_rl.runtime.cluster import ray_cluster\n"
+        "try:\n"
+        "    with ray_cluster(ClusterConfig(address='nonsense')): pass\n"
+        "except ClusterError as err: print(err)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert "cluster.address='nonsense' can't be joined: ValueError: Invalid address" in done.stdout

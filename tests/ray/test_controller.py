@@ -43,7 +43,9 @@ def make_parts(actors: Any, root: Path, shown: Shown) -> Parts:
         f"run.dir={root}",
         "rollout.prompts_per_step=2",
         "rollout.samples_per_prompt=3",
+        "run.epochs=1",
         "run.eval_every_steps=2",
+        "refinement.enabled=false",
         "run.eval_samples_per_prompt=1",
     )
     train, evals = packaged_prompts(4, 2)

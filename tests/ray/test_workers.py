@@ -92,6 +92,11 @@ def test_the_learner_knows_the_length_of_the_run() -> None:
     assert (spec.learner, spec.algorithm) == (config.learner, config.algorithm)
 
 
+def test_the_learner_takes_the_device_of_the_cluster() -> None:
+    assert learner_spec(make_config(), SETTINGS).device == "cpu"
+    assert learner_spec(paper(), SETTINGS).device == "gpu"
+
+
 def test_a_worker_keeps_freed_memory_on_cpu_only() -> None:
     on_cpu = workers._environment(make_config(), 2)["env_vars"]
     assert on_cpu["OMP_NUM_THREADS"] == "2"

@@ -336,6 +336,7 @@ class FakeLearner:
         self._events.add("save", self.policy_version)
         text = json.dumps({"weights": self.weights, "version": self.policy_version})
         (directory / "weights.json").write_text(text)
+        (directory / "rng_rank_0.pt").touch()
         self._events.add("saved", self.policy_version)
 
     async def load(self, directory: Path) -> int:

@@ -320,6 +320,14 @@ def test_a_learner_of_another_step_is_refused(tmp_path: Path) -> None:
         asyncio.run(checkpoints.restore_learner(checkpoint, world.learner))
 
 
+def test_a_checkpoint_without_the_files_of_every_rank_is_not_sealed(tmp_path: Path) -> None:
+    # The learner here writes the files of rank 0 alone, as seen from a node of its own.
+    world = start(tmp_path, run__max_steps=2, learner__num_workers=3)
+    with pytest.raises(RunFolderError, match=r"ranks 1, 2 of 3 .*run\.dir .*all nodes share"):
+        world.run()
+    assert world.run_folder.all_checkpoints() == []
+
+
 def test_what_the_judges_were_at_is_beside_the_state_and_given_back(tmp_path: Path) -> None:
     start(tmp_path, run__max_steps=2).run()
     world = start(tmp_path)

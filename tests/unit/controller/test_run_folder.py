@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import fcntl
 import json
 import logging
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rubric_rl.config.schema import Config
-from rubric_rl.controller.run_folder import OpenedRun, RunFolder, identity, open_run
+from rubric_rl.controller.run_folder import OpenedRun, RunFolder, open_run, write_dropped
+from rubric_rl.controller.run_identity import identity
+from rubric_rl.data.records import Dropped
 from rubric_rl.errors import RunFolderError
 
 YAML = "run:\n  name: train\n"
@@ -60,6 +66,7 @@ def _names(directory: Path) -> list[str]:
 def test_a_new_folder_has_its_files_before_anything_runs(tmp_path: Path) -> None:
     opened = _open(tmp_path / "a" / "run")
     assert _names(opened.folder.root) == [
+        ".lock",
         "checkpoints",
         "config.yaml",
         "environment.json",
@@ -123,9 +130,89 @@ def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["", "{", '{"format": "rubric_rl.run/9"}'])
 def test_a_damaged_run_file_is_refused(tmp_path: Path, text: str) -> None:
-    _open(tmp_path).folder.run_json.write_text(text, encoding="utf-8")
+    folder = _open(tmp_path).folder
+    _log(folder, 0)
+    folder.run_json.write_text(text, encoding="utf-8")
     with pytest.raises(RunFolderError, match=r"run\.json' is damaged or of another version"):
         _open(tmp_path, "auto")
+
+
+# ----------------------------------------------------------------------------
+# A start that failed
+
+
+@pytest.mark.parametrize("resume", ["never", "auto"])
+def test_a_start_that_failed_leaves_the_folder_free_for_other_settings(
+    tmp_path: Path, resume: str
+) -> None:
+    failed = _open(tmp_path)
+    failed.folder.metrics_jsonl.touch()
+    (failed.folder.checkpoints / "step_000003.tmp").mkdir()
+    again = _open(tmp_path, resume, learner={"learning_rate": 2e-5})
+    assert (again.checkpoint, again.is_continued) == (None, False)
+    assert again.run_id != failed.run_id
+    _log(again.folder, 0)
+    with pytest.raises(RunFolderError, match=r"learning_rate: 2e-05 there, 1e-05 now"):
+        _open(tmp_path, "auto")
+
+
+def test_nothing_of_a_start_that_failed_is_left_to_the_next(tmp_path: Path) -> None:
+    folder = _open(tmp_path).folder
+    (folder.samples / "eval_000000.jsonl").write_text("{}", encoding="utf-8")
+    folder.rubrics.mkdir()
+    (folder.rubrics / "history.jsonl").write_text("{}", encoding="utf-8")
+    _open(tmp_path)
+    assert _names(folder.samples) == []
+    assert not folder.rubrics.exists()
+
+
+def test_files_of_nobodys_run_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "rubrics").mkdir()
+    (tmp_path / "samples").mkdir()
+    (tmp_path / "samples" / "step_000001.jsonl").write_text("mine", encoding="utf-8")
+    _open(tmp_path)
+    assert _names(tmp_path / "samples") == ["step_000001.jsonl"]
+    assert (tmp_path / "rubrics").is_dir()
+
+
+# ----------------------------------------------------------------------------
+# One process at a time
+
+
+def test_a_folder_that_another_process_holds_is_refused_until_it_dies(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from rubric_rl.controller.run_lock import lock_run_folder\n"
+        "lock_run_folder(Path(sys.argv[1])); print('held', flush=True); sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(RunFolderError, match=rf"in use by process {holder.pid} on .*run\.dir"):
+            _open(tmp_path, "auto")
+        assert not (tmp_path / "run.json").exists()
+        holder.kill()
+        holder.wait()
+    _open(tmp_path)
+    with (tmp_path / ".lock").open("r+") as file, pytest.raises(BlockingIOError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_without_locks_in_the_file_system_a_run_goes_on_with_a_warning(
+    tmp_path: Path, monkeypatch, caplog
+) -> None:
+    def flock(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with caplog.at_level(logging.WARNING):
+        assert _open(tmp_path).checkpoint is None
+    assert "file system without locks" in caplog.text
 
 
 # ----------------------------------------------------------------------------
@@ -157,7 +244,7 @@ def test_a_resume_with_another_configuration_lists_every_difference(tmp_path: Pa
 
 
 def test_another_configuration_is_refused_before_the_first_checkpoint_too(tmp_path: Path) -> None:
-    _open(tmp_path)
+    _log(_open(tmp_path).folder, 0)
     with pytest.raises(RunFolderError, match=r"run\.epochs: 1 there, 2 now"):
         _open(tmp_path, "auto", run={"epochs": 2})
 
@@ -189,6 +276,47 @@ def test_settings_that_do_not_change_the_result_may_change(tmp_path: Path) -> No
     assert again.checkpoint is not None
 
 
+OPERATION = [
+    ("judge", {"num_workers": 7}),
+    ("judge", {"max_in_flight_per_worker": 3}),
+    ("judge", {"llm": {"timeout_s": 9.0}}),
+    ("judge", {"llm": {"max_retries": 9}}),
+    ("judge", {"llm": {"max_reply_tokens": 4096}}),
+    ("judge", {"llm": {"hosted": {"kv_cache_gib": 1.0, "enforce_eager": True}}}),
+    ("rollout", {"kv_cache_gib": 1.0}),
+    ("rollout", {"gpu_memory_utilization": 0.5}),
+    ("rollout", {"num_threads": 1}),
+    ("rollout", {"max_concurrent_samples": 8}),
+    ("rollout", {"enforce_eager": False}),
+    ("learner", {"num_threads": 1}),
+    ("rubrics", {"max_unscored_frac": 0.9}),
+    ("rubrics", {"unscored_window_steps": 9}),
+]
+
+
+@pytest.mark.parametrize(("section", "values"), OPERATION)
+def test_a_run_that_died_goes_on_with_more_time_memory_or_patience(
+    tmp_path: Path, section: str, values: dict[str, Any]
+) -> None:
+    llm = {"base_url": "http://h/v1", "model": "j"}
+    _commit(_open(tmp_path, judge={"llm": llm}).folder, 6)
+    sections = {"judge": {"llm": llm}}
+    if "llm" in values:
+        values = {"llm": llm | values["llm"]}
+    sections[section] = sections.get(section, {}) | values
+    again = _open(tmp_path, "auto", **sections)
+    assert again.checkpoint is not None
+
+
+def test_a_run_of_a_version_that_stored_more_can_go_on(tmp_path: Path) -> None:
+    folder = _open(tmp_path).folder
+    _commit(folder, 6)
+    stored = json.loads(folder.run_json.read_text(encoding="utf-8"))
+    stored["identity"]["judge.num_workers"] = 5
+    folder.run_json.write_text(json.dumps(stored), encoding="utf-8")
+    assert _open(tmp_path, "auto").checkpoint is not None
+
+
 def test_identity_holds_whole_sections_and_three_keys_of_the_run(tmp_path: Path) -> None:
     keys = identity(_config(tmp_path)).keys()
     assert {key.split(".")[0] for key in keys} == {
@@ -197,6 +325,7 @@ def test_identity_holds_whole_sections_and_three_keys_of_the_run(tmp_path: Path)
         "rollout",
         "judge",
         "rubrics",
+        "refinement",
         "algorithm",
         "data",
         "run",
@@ -448,3 +577,33 @@ def test_opening_again_and_again_changes_nothing(tmp_path: Path) -> None:
     before = {path: path.read_bytes() for path in folder.root.rglob("*") if path.is_file()}
     _open(tmp_path, "auto")
     assert before == {p: p.read_bytes() for p in folder.root.rglob("*") if p.is_file()}
+
+
+# ----------------------------------------------------------------------------
+# What was left out
+
+
+def test_every_dropped_prompt_is_listed_in_the_folder(tmp_path: Path) -> None:
+    folder = _open(tmp_path).folder
+    long = Dropped(source="a, line 2", prompt_id="p2", reason="too long", detail="900 tokens")
+    bare = Dropped(source="a, line 7", prompt_id="p\u00e9", reason="no rubric")
+    path = write_dropped(folder, [long, bare])
+    assert path is not None
+    assert path == tmp_path / "dropped.jsonl"
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert rows == [
+        {
+            "source": "a, line 2",
+            "prompt_id": "p2",
+            "reason": "too long",
+            "detail": "900 tokens",
+        },
+        {"source": "a, line 7", "prompt_id": "p\u00e9", "reason": "no rubric", "detail": ""},
+    ]
+
+
+def test_without_dropped_prompts_there_is_no_list_not_even_an_old_one(tmp_path: Path) -> None:
+    folder = _open(tmp_path).folder
+    write_dropped(folder, [Dropped(source="a", prompt_id="p", reason="no rubric")])
+    assert write_dropped(folder, []) is None
+    assert "dropped.jsonl" not in _names(tmp_path)

@@ -2,23 +2,27 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from rubric_rl.config.schema import DataConfig
+from rubric_rl.data.formats.catalog import FORMATS
+from rubric_rl.data.formats.imported import Doubt
 from rubric_rl.data.prompt_set import (
     RawPromptSet,
     describe,
+    describe_doubts,
     load_prompt_set,
     tokenize_prompts,
 )
 from rubric_rl.data.records import Dropped
-from rubric_rl.errors import DataError
+from rubric_rl.errors import ConfigError, DataError
 from rubric_rl.types import Message, PromptRecord
 
 
@@ -69,56 +73,58 @@ def test_canonical_is_recognised_and_everything_is_there(tmp_path: Path) -> None
 def test_healthbench_jsonl_is_recognised_and_drops_are_kept(tmp_path: Path) -> None:
     rows = [healthbench_row("a"), healthbench_row("b", points=-5)]
     prompts = load(write(tmp_path / "a.jsonl", rows))
-    assert prompts.format == "healthbench_jsonl"
+    assert prompts.format == "healthbench"
     assert ids(prompts.train) == ["a"]
     assert [(d.prompt_id, d.reason) for d in prompts.dropped] == [
-        ("b", "no criterion with positive points")
+        ("b", "no criterion is good to meet")
     ]
 
 
-def test_healthbench_parquet_is_recognised(tmp_path: Path) -> None:
-    value = healthbench_row("a")
-    columns = {"prompt": value["prompt"], "reward_model": {"rubrics": value["rubrics"]}}
-    pq.write_table(pa.Table.from_pylist([columns]), tmp_path / "a.parquet")
+def test_parquet_is_read_too(tmp_path: Path) -> None:
+    pq.write_table(pa.Table.from_pylist([healthbench_row("a")]), tmp_path / "a.parquet")
     prompts = load(str(tmp_path / "a.parquet"))
-    assert prompts.format == "healthbench_parquet"
-    assert len(prompts.train) == 1
+    assert (prompts.format, ids(prompts.train)) == ("healthbench", ["a"])
 
 
-def test_a_configured_format_reads_a_file_with_another_suffix(tmp_path: Path) -> None:
-    path = write(tmp_path / "prompts.txt", [row("a")])
-    assert ids(load(path, format="canonical").train) == ["a"]
+def test_every_format_of_the_catalog_can_be_configured_and_no_other() -> None:
+    configured = get_args(DataConfig.model_fields["format"].annotation)
+    assert set(configured) == {"auto", *FORMATS}
 
 
-def test_an_unknown_suffix_is_refused_with_what_is_allowed(tmp_path: Path) -> None:
-    path = write(tmp_path / "prompts.csv", [row("a")])
-    with pytest.raises(DataError, match=r"suffix '.csv'.*set data.format \(allowed: .jsonl with"):
-        load(path)
+def test_doubts_of_both_files_are_kept_and_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rubric = [
+        {"title": "t", "description": "Essential Criteria: Says rest.", "weight": 5},
+        {"title": "t", "description": "Pitfall Criteria: Avoids jargon.", "weight": -1},
+    ]
+    paths = [
+        write(tmp_path / name, [{"question": name, "reference_answer": "Rest.", "rubric": rubric}])
+        for name in ("a.jsonl", "b.jsonl")
+    ]
+    with caplog.at_level(logging.WARNING):
+        prompts = load(paths[0], eval_path=paths[1])
+    assert [doubt.source for doubt in prompts.doubts] == ["a.jsonl, line 1", "b.jsonl, line 1"]
+    assert [doubt.cid for doubt in prompts.doubts] == ["c2", "c2"]
+    (logged,) = caplog.messages
+    assert logged == describe_doubts(prompts.doubts)
+    assert logged.startswith("2 doubts:\n  rar-")
 
 
-def test_unknown_keys_are_refused_naming_found_and_allowed(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.jsonl", [{"question": "x", "answer": "y"}])
-    with pytest.raises(DataError, match=r"layout with answer, question .*prompt_id, prompt"):
-        load(path)
-
-
-def test_unknown_columns_are_refused_naming_found_and_allowed(tmp_path: Path) -> None:
-    pq.write_table(pa.Table.from_pylist([{"prompt": "x", "chosen": "y"}]), tmp_path / "a.parquet")
-    with pytest.raises(DataError, match=r"layout with chosen, prompt .*prompt, reward_model"):
-        load(str(tmp_path / "a.parquet"))
-
-
-def test_a_misspelt_key_is_reported_as_such_by_auto(tmp_path: Path) -> None:
+def test_rubrics_of_a_run_begin_at_version_0(tmp_path: Path) -> None:
     value = row("a")
-    value["mesages"] = value.pop("messages")
-    with pytest.raises(DataError, match="unknown key 'mesages': did you mean 'messages'"):
-        load(write(tmp_path / "a.jsonl", [value]))
+    value["rubric"]["version"] = 4
+    prompts = load(write(tmp_path / "a.jsonl", [value]))
+    assert prompts.rubrics.of("a").version == 0
 
 
-def test_a_format_that_contradicts_the_suffix_is_refused(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.jsonl", [row("a")])
-    with pytest.raises(DataError, match=r"not a .parquet file, but data.format='healthbench_par"):
-        load(path, format="healthbench_parquet")
+def test_a_format_that_needs_options_says_to_import_it_first(tmp_path: Path) -> None:
+    value = {"instruction": "Say hi.", "rubric": "1. Says hi. [Hard Rule]"}
+    path = write(tmp_path / "a.jsonl", [value])
+    with pytest.raises(
+        ConfigError, match=r"no weights.*rubrics import.*weights=hard=2,principle=1"
+    ):
+        load(path)
 
 
 def test_a_missing_file_is_refused_with_key_and_place(
@@ -231,6 +237,30 @@ def test_the_same_messages_under_another_id_are_refused(tmp_path: Path) -> None:
         load(path, eval_path=eval_path)
 
 
+def test_the_same_messages_but_for_case_and_white_space_are_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", [row("a")])
+    messages = [{"role": "user", "content": " QUESTION\n  a?\u00a0"}]
+    eval_path = write(tmp_path / "b.jsonl", [row("e", messages=messages)])
+    with pytest.raises(DataError, match=r"'e' \(b.jsonl, line 1\) has the messages of 'a'"):
+        load(path, eval_path=eval_path)
+
+
+def test_the_same_words_said_by_another_are_no_overlap(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Question a?"}]
+    path = write(tmp_path / "a.jsonl", [row("a")])
+    eval_path = write(
+        tmp_path / "b.jsonl", [row("e", messages=[*turns, {"role": "user", "content": "?"}])]
+    )
+    assert ids(load(path, eval_path=eval_path).eval) == ["e"]
+
+
+def test_prompts_from_one_row_are_refused_though_one_was_reworded(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", [row("a", row_hash="ab" * 32)])
+    eval_path = write(tmp_path / "b.jsonl", [row("e", row_hash="ab" * 32)])
+    with pytest.raises(DataError, match=r"'e' \(b.jsonl, line 1\) is from the same row as 'a'"):
+        load(path, eval_path=eval_path)
+
+
 def test_overlap_inside_one_file_is_refused_too(tmp_path: Path) -> None:
     rows = [row("a"), row("e", split="eval", messages=row("a")["messages"])]
     with pytest.raises(DataError, match=r"'e' .* has the messages of 'a'"):
@@ -294,3 +324,14 @@ def test_describe_counts_by_reason_and_lists_the_first_ids() -> None:
         "  1 x no criteria: q"
     )
     assert describe([]) == "no prompts dropped"
+
+
+def test_describe_doubts_counts_all_and_lists_the_first() -> None:
+    doubts = [
+        Doubt(source="s", prompt_id="p", cid=cid, what="is odd") for cid in ("c1", "c2", None)
+    ]
+    assert describe_doubts(doubts, limit=2) == (
+        "3 doubts:\n  p c1: is odd\n  p c2: is odd\n  ... and 1 more"
+    )
+    assert describe_doubts(doubts[2:]) == "1 doubt:\n  p: is odd"
+    assert describe_doubts([]) == "no doubts"

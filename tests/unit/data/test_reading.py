@@ -47,6 +47,8 @@ def test_line_separators_inside_a_string_do_not_end_a_line(tmp_path: Path) -> No
         (b"\n[1, 2]\n", r"line 2: a list \(\[1, 2\]\), want a JSON object"),
         (b'"text"\n', r"line 1: a string \('text'\), want a JSON object"),
         (b'{"x": "\\ud83d"}\n', r"line 1: a \\u escape is half of a surrogate pair"),
+        (b'{"x": 1}\n{"x": ' + b"9" * 4301 + b"}\n", r"line 2: .*more than 4300 digits"),
+        (b'{"x": 1}\n{"x": ' + b"[" * 100_000, r"line 2: .*nested too deeply"),
         (b"", r"a.jsonl is empty: want one JSON object a line"),
         (b"\n  \n", r"a.jsonl is empty: want one JSON object a line"),
     ],

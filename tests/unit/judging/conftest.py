@@ -8,7 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
 import pytest
@@ -56,6 +56,11 @@ class Hang:
     """Send the first bytes of an answer and never the rest."""
 
 
+@dataclass(frozen=True)
+class Reset:
+    """Send the first bytes of an answer and break the connection."""
+
+
 @dataclass
 class FakeEndpoint:
     """Serves /v1/models and /v1/chat/completions; records what it was asked."""
@@ -67,11 +72,17 @@ class FakeEndpoint:
     """The only key accepted; None accepts any."""
     takes_schema: bool = True
     takes_json_object: bool = True
-    served: str = "judge-1"
+    takes_text: bool = True
+    served: str | None = "judge-1"
     """Model that replies name."""
+    usage: dict | None = field(
+        default_factory=lambda: {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
+    )
+    answers_from: int = 0
+    """Nobody is answered before so many chat requests have come."""
     tokens: list[dict] | None = None
     """Log-probs of replies, where they are asked for."""
-    script: deque[Say | Fail | Hang] = field(default_factory=deque)
+    script: deque[Say | Fail | Hang | Reset] = field(default_factory=deque)
     chats: list[dict] = field(default_factory=list)
     """Bodies of the chat requests, in the order received."""
     authorizations: list[str | None] = field(default_factory=list)
@@ -92,6 +103,9 @@ class FakeEndpoint:
     def hang(self) -> None:
         self.script.append(Hang())
 
+    def reset(self) -> None:
+        self.script.append(Reset())
+
     def user_text(self, call: int) -> str:
         """The user message of a recorded request."""
         return self.chats[call]["messages"][1]["content"]
@@ -109,16 +123,17 @@ class FakeEndpoint:
         self.chats.append(body)
         if refused := self._refusal(request):
             return refused
-        wanted = body["response_format"]["type"] if "response_format" in body else None
-        if (wanted == "json_schema" and not self.takes_schema) or (
-            wanted == "json_object" and not self.takes_json_object
-        ):
+        while len(self.chats) < self.answers_from:
+            await asyncio.sleep(0.01)
+        if not self._takes(body):
             return web.json_response({"error": {"message": "no response_format"}}, status=400)
         step = self.script.popleft() if self.script else Say("ok", "stop")
         if isinstance(step, Fail):
             return web.Response(status=step.status, text=step.body, headers=step.headers)
         if isinstance(step, Hang):
             return await self._hang(request)
+        if isinstance(step, Reset):
+            return await self._reset(request)
         return web.json_response(self._completion(step, body))
 
     def _refusal(self, request: web.Request) -> web.Response | None:
@@ -128,6 +143,12 @@ class FakeEndpoint:
             return None
         # Some servers quote the key that they refuse.
         return web.json_response({"error": {"message": f"bad key: {sent}"}}, status=401)
+
+    def _takes(self, body: dict) -> bool:
+        if "response_format" not in body:
+            return self.takes_text
+        wanted = body["response_format"]["type"]
+        return self.takes_schema if wanted == "json_schema" else self.takes_json_object
 
     def _completion(self, step: Say, body: dict) -> dict:
         message = {"role": "assistant", "content": step.text}
@@ -140,7 +161,7 @@ class FakeEndpoint:
             "created": 0,
             "model": self.served,
             "choices": [choice],
-            "usage": {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110},
+            "usage": self.usage,
         }
 
     async def _hang(self, request: web.Request) -> web.StreamResponse:
@@ -150,6 +171,14 @@ class FakeEndpoint:
             # A byte now and then, which keeps the connection from looking idle.
             await response.write(b" ")
             await asyncio.sleep(0.02)
+
+    async def _reset(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Length": "500"})
+        await response.prepare(request)
+        await response.write(b'{"choices": [')
+        assert request.transport is not None
+        request.transport.abort()
+        return response
 
 
 async def _start(endpoint: FakeEndpoint) -> web.AppRunner:
@@ -163,9 +192,8 @@ async def _start(endpoint: FakeEndpoint) -> web.AppRunner:
     return runner
 
 
-@pytest.fixture
-def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeEndpoint]:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+@contextmanager
+def _running() -> Iterator[FakeEndpoint]:
     fake, loop = FakeEndpoint(), asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
@@ -175,6 +203,20 @@ def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeEndpoint]:
     loop.call_soon_threadsafe(loop.stop)
     thread.join(10)
     loop.close()
+
+
+@pytest.fixture
+def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeEndpoint]:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with _running() as fake:
+        yield fake
+
+
+@pytest.fixture
+def second_endpoint(endpoint: FakeEndpoint) -> Iterator[FakeEndpoint]:
+    """Another one beside `endpoint`."""
+    with _running() as fake:
+        yield fake
 
 
 @pytest.fixture

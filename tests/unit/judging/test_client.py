@@ -6,6 +6,7 @@ import pickle
 import socket
 import time
 import traceback
+from dataclasses import replace
 
 import pytest
 
@@ -28,11 +29,11 @@ def chat_request(contract="text", schema=None, logprobs=False) -> ChatRequest:
     )
 
 
-def complete(config, **request) -> ChatReply:
+def complete(config, messages=MESSAGES, **request) -> ChatReply:
     async def call() -> ChatReply:
         client = client_of(config)
         try:
-            return await client.complete(chat_request(**request))
+            return await client.complete(replace(chat_request(**request), messages=messages))
         finally:
             await client.close()
 
@@ -102,6 +103,35 @@ def test_log_probs_are_asked_for_and_read(endpoint, llm_config):
     assert (token.text, token.top) == ("met", {"met": -0.1, "un": -2.5})
 
 
+@pytest.mark.parametrize("model", ["google/gemma-2-9b-it", "o1-mini"])
+def test_rules_go_before_the_question_where_a_system_turn_is_refused(endpoint, llm_config, model):
+    complete(llm_config(model=model))
+    assert endpoint.chats[0]["messages"] == [{"role": "user", "content": "rules\n\n\u00e9 {x}"}]
+
+
+def test_half_a_character_in_an_answer_does_not_keep_it_from_being_judged(endpoint, llm_config):
+    answer = Message(role="user", content="good \ud83d answer")  # half of a smiley
+    assert complete(llm_config(), messages=(answer,)).text == "ok"
+    assert endpoint.chats[0]["messages"][0]["content"] == "good ? answer"
+
+
+@pytest.mark.parametrize(
+    "usage", [None, {}, {"prompt_tokens": None, "completion_tokens": None, "total_tokens": 0}]
+)
+def test_a_reply_whose_tokens_were_not_counted_is_a_reply(endpoint, llm_config, usage):
+    endpoint.usage, endpoint.served = usage, None
+    reply = complete(llm_config())
+    assert (reply.text, reply.prompt_tokens, reply.completion_tokens) == ("ok", 0, 0)
+    assert reply.model == ""
+
+
+@pytest.mark.parametrize("token", [{}, {"top_logprobs": None}, {"top_logprobs": []}])
+def test_log_probs_without_alternatives_are_read(endpoint, llm_config, token):
+    endpoint.tokens = [{"token": "met", "logprob": -0.1, "bytes": [1], **token}]
+    [read] = complete(llm_config(), logprobs=True).tokens
+    assert (read.text, read.log_prob, read.top) == ("met", -0.1, {})
+
+
 @pytest.mark.parametrize(
     ("status", "cause"),
     [
@@ -141,6 +171,16 @@ def test_the_wait_that_a_server_asks_for_is_read_in_any_form(headers, seconds):
     assert retry_after_s(headers, now=60.0) == seconds
 
 
+def test_a_date_without_a_time_zone_is_universal_time(monkeypatch):
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        assert retry_after_s({"retry-after": "Thu, 01 Jan 1970 00:01:10 -0000"}, now=60.0) == 10.0
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
 def test_a_rate_limit_carries_the_wait_asked_for(endpoint, llm_config):
     endpoint.fail(429, **{"retry-after-ms": "250"})
     assert error(llm_config()).retry_after_s == 0.25
@@ -160,6 +200,14 @@ def test_a_refused_connection_is_a_transport_failure(llm_config):
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}/v1"
         assert error(llm_config(base_url=url, max_retries=0)).cause is FailureCause.TRANSPORT
+
+
+def test_a_connection_that_breaks_in_the_middle_of_an_answer_is_a_transport_failure(
+    endpoint, llm_config
+):
+    endpoint.reset()
+    assert error(llm_config()).cause is FailureCause.TRANSPORT
+    assert len(endpoint.chats) == 1
 
 
 @pytest.mark.parametrize(
@@ -185,6 +233,20 @@ def test_calls_made_at_once_keep_their_causes_apart(endpoint, llm_config):
     assert asyncio.run(two()) == [FailureCause.RATE_LIMITED, FailureCause.TIMEOUT]
 
 
+def test_three_hundred_requests_can_be_out_at_once(endpoint, llm_config):
+    endpoint.answers_from = 300  # one that waits for another's end would wait for ever
+
+    async def many() -> list[ChatReply]:
+        client = client_of(llm_config(timeout_s=60.0))
+        try:
+            return await asyncio.gather(*(client.complete(chat_request()) for _ in range(300)))
+        finally:
+            await client.close()
+
+    assert {reply.text for reply in asyncio.run(many())} == {"ok"}
+    assert len(endpoint.chats) == 300
+
+
 # ----------------------------------------------------------------------------
 # The key
 
@@ -208,6 +270,15 @@ def test_a_variable_that_is_not_set_is_named(llm_config, monkeypatch, value):
         monkeypatch.setenv("MY_JUDGE_KEY", value)
     with pytest.raises(ConfigError, match="'MY_JUDGE_KEY'"):
         client_of(llm_config(api_key_env="MY_JUDGE_KEY"))
+
+
+def test_what_is_wrong_with_a_further_endpoint_names_its_setting(llm_config, monkeypatch):
+    monkeypatch.delenv("MY_JUDGE_KEY", raising=False)
+    bad_key = {"base_url": "http://a:80/v1", "api_key_env": "MY_JUDGE_KEY"}
+    config = llm_config(extra_endpoints=[bad_key, {"base_url": "http://b:99999/v1"}])
+    for endpoint, name in zip(config.extra_endpoints, ("api_key_env", "base_url"), strict=True):
+        with pytest.raises(ConfigError, match=f"judge.llm.extra_endpoints: {name}="):
+            OpenAIChatClient(endpoint, config)
 
 
 @pytest.mark.parametrize("value", [f"{KEY}\n", f" {KEY}", f"{KEY}\u00e9"])

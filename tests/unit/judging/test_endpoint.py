@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import socket
 import traceback
@@ -24,6 +25,10 @@ def refusal(config, timeout_s: float = 5.0) -> str:
     return str(caught.value)
 
 
+def two(llm_config, second_endpoint, **values):
+    return llm_config(extra_endpoints=[{"base_url": second_endpoint.base_url}], **values)
+
+
 @pytest.mark.parametrize(
     ("wanted", "takes", "found", "calls"),
     [
@@ -45,6 +50,35 @@ def test_the_contract_is_the_strictest_that_the_endpoint_takes(
     assert all(chat["max_tokens"] == 16 for chat in endpoint.chats)
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "contract"),
+    [
+        # (schema, JSON) that each takes
+        ((True, True), (True, True), "structured_outputs"),
+        ((True, True), (False, True), "json_object"),
+        # The first takes schemas, and yet not the looser JSON.
+        ((True, False), (False, True), "text"),
+    ],
+)
+def test_the_contract_is_one_that_every_endpoint_takes(
+    endpoint, second_endpoint, llm_config, first, second, contract
+):
+    endpoint.takes_schema, endpoint.takes_json_object = first
+    second_endpoint.takes_schema, second_endpoint.takes_json_object = second
+    assert check(two(llm_config, second_endpoint)).contract == contract
+    assert len(endpoint.chats) == len(second_endpoint.chats) <= 3
+
+
+@pytest.mark.parametrize("contract", ["structured_outputs", "json_object"])
+def test_a_contract_that_one_endpoint_refuses_names_that_endpoint(
+    endpoint, second_endpoint, llm_config, contract
+):
+    second_endpoint.takes_schema = second_endpoint.takes_json_object = False
+    said = refusal(two(llm_config, second_endpoint, contract=contract))
+    assert second_endpoint.base_url in said
+    assert endpoint.base_url not in said
+
+
 @pytest.mark.parametrize("contract", ["structured_outputs", "json_object"])
 def test_a_contract_that_is_demanded_and_refused_is_an_error(endpoint, llm_config, contract):
     endpoint.takes_schema = endpoint.takes_json_object = False
@@ -59,6 +93,52 @@ def test_the_model_that_answers_must_be_the_one_expected(endpoint, llm_config):
     assert "judge.llm.served_model='judge-1-0701'" in said
 
 
+def test_endpoints_that_answer_as_different_models_are_refused(
+    endpoint, second_endpoint, llm_config
+):
+    config = two(llm_config, second_endpoint)
+    second_endpoint.served = "judge-1-0701"
+    said = refusal(config)
+    assert f"{endpoint.base_url} answers as 'judge-1'" in said
+    assert f"{second_endpoint.base_url} answers as 'judge-1-0701'" in said
+    second_endpoint.served = None
+    assert check(config).served_model == "judge-1"
+
+
+def test_a_model_that_is_expected_must_be_named_by_every_endpoint(
+    endpoint, second_endpoint, llm_config
+):
+    config = two(llm_config, second_endpoint, served_model="judge-1")
+    assert check(config).served_model == "judge-1"
+    second_endpoint.served = None
+    assert f"{second_endpoint.base_url} names no model" in refusal(config)
+
+
+def test_a_model_that_thinks_is_given_room_to_finish(endpoint, llm_config):
+    endpoint.models = ["o4-mini"]
+    check(llm_config(model="o4-mini"))
+    assert endpoint.chats[0]["max_completion_tokens"] == 1024
+    check(llm_config(model="o4-mini", max_reply_tokens=300))
+    assert endpoint.chats[1]["max_completion_tokens"] == 300
+
+
+def test_a_model_without_log_probs_is_not_blamed_on_its_server(endpoint, llm_config):
+    endpoint.models = ["o4-mini"]
+    said = refusal(llm_config(model="o4-mini", logprobs=True))
+    assert "judge.llm.model='o4-mini' has no log-probs" in said
+
+
+def test_a_contract_that_the_table_denies_a_model_is_not_tried(endpoint, llm_config):
+    endpoint.models = ["o1-mini"]
+    assert check(llm_config(model="o1-mini")).contract == "text"
+    assert len(endpoint.chats) == 1
+
+
+def test_the_check_asks_with_a_system_turn_as_the_judge_does(endpoint, llm_config):
+    check(llm_config())
+    assert [turn["role"] for turn in endpoint.chats[0]["messages"]] == ["system", "user"]
+
+
 def test_log_probs_that_are_wanted_and_missing_are_an_error(endpoint, llm_config):
     assert "judge.llm.logprobs=false" in refusal(llm_config(logprobs=True))
     endpoint.tokens = [{"token": "ok", "logprob": -0.1, "top_logprobs": []}]
@@ -70,7 +150,25 @@ def test_every_endpoint_is_checked_and_the_one_at_fault_named(endpoint, llm_conf
         unused.bind(("127.0.0.1", 0))
         dead = f"http://127.0.0.1:{unused.getsockname()[1]}/v1"
         config = llm_config(extra_endpoints=[EndpointConfig(base_url=dead).model_dump()])
-        assert dead in refusal(config)
+        said = refusal(config)
+    assert dead in said
+    assert "correct judge.llm.extra_endpoints: base_url" in said
+    assert endpoint.base_url not in said
+
+
+def test_all_faults_are_told_at_once(endpoint, second_endpoint, llm_config):
+    endpoint.models, second_endpoint.key = ["other"], KEY
+    first, second = refusal(two(llm_config, second_endpoint)).splitlines()
+    assert f"{endpoint.base_url} doesn't serve judge.llm.model='judge-1'" in first
+    assert f"{second_endpoint.base_url} doesn't authorise" in second
+    assert "set judge.llm.extra_endpoints: api_key_env" in second
+
+
+def test_no_connection_is_left_open_after_a_refusal(endpoint, llm_config, recwarn):
+    endpoint.fail(500)
+    refusal(llm_config())
+    gc.collect()
+    assert [str(w.message) for w in recwarn if w.category is ResourceWarning] == []
 
 
 @pytest.mark.parametrize("prices", [{}, {"prompt": 1.0}])

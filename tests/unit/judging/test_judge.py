@@ -3,6 +3,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
+import re
 import subprocess
 import sys
 from dataclasses import dataclass, field, replace
@@ -13,11 +15,25 @@ from rubric_rl.config.schema import LlmJudgeConfig
 from rubric_rl.errors import ConfigError
 from rubric_rl.judging.asking import LlmJudge
 from rubric_rl.judging.cache import VerdictCache
-from rubric_rl.judging.chat import CallResult, ChatReply, ChatRequest
+from rubric_rl.judging.chat import (
+    CallResult,
+    ChatError,
+    ChatReply,
+    ChatRequest,
+    TokenLogProbs,
+)
 from rubric_rl.judging.judge import RubricJudge, check_rubrics
 from rubric_rl.judging.templates import JudgeTemplates
 from rubric_rl.rubrics.rules import parse_rule
-from rubric_rl.types import Criterion, Judgement, JudgeUsage, Rubric, VerdictValue
+from rubric_rl.types import (
+    Criterion,
+    FailureCause,
+    JudgeContract,
+    Judgement,
+    JudgeUsage,
+    Rubric,
+    VerdictValue,
+)
 
 C1 = Criterion(cid="c1", text="Advises rest.", weight=1)
 C2 = Criterion(cid="c2", text="Advises antibiotics.", weight=2, polarity=-1)
@@ -334,24 +350,35 @@ MANY = tuple(Criterion(cid=f"c{i}", text=f"Advises thing {i}.", weight=1.0) for 
 
 @dataclass
 class WillingCaller:
-    """A caller that judges whatever it is asked: 100 tokens of prompt, 10 a criterion."""
+    """A caller that judges whatever it is asked: 10 tokens of prompt and of reply a criterion."""
 
     calls: list[list[str]] = field(default_factory=list)
+    """Ids asked for, by call."""
+    prompts: list[str] = field(default_factory=list)
     tokens: int = 0
     value: str = "met"
+    leaves_out: set[str] = field(default_factory=set)
+    """Ids that it forgets when they are first asked."""
 
     async def call(self, request: ChatRequest) -> CallResult:
         prompt = request.messages[-1].content
         nonce = prompt.rsplit("Nonce: ", 1)[1].strip()
         lines = [x for x in prompt.splitlines() if x.startswith('{"id"')]
         cids = [json.loads(line)["id"] for line in lines]
+        self.prompts.append(prompt)
         self.calls.append(cids)
         self.tokens += 20 * len(cids)
-        entries = [{"id": cid, "reason": "r", "verdict": self.value} for cid in cids]
+        told = [cid for cid in cids if cid not in self.leaves_out]
+        self.leaves_out -= set(cids)
+        entries = [{"id": cid, "reason": "r", "verdict": self.value} for cid in told]
         text = json.dumps({"nonce": nonce, "verdicts": entries})
         tokens = 10 * len(cids)
         reply = ChatReply(
-            text=text, finish_reason="stop", prompt_tokens=tokens, completion_tokens=tokens
+            text=text,
+            finish_reason="stop",
+            prompt_tokens=tokens,
+            completion_tokens=tokens,
+            tokens=_tokens(text),
         )
         usage = JudgeUsage(
             calls=1, prompt_tokens=tokens, completion_tokens=tokens, cost_usd=0.01 * len(cids)
@@ -359,12 +386,52 @@ class WillingCaller:
         return CallResult(usage=usage, reply=reply)
 
 
-def willing_judge(caller: WillingCaller, cache: VerdictCache | None = None, **config):
+def _tokens(text: str) -> tuple[TokenLogProbs, ...]:
+    """Tokens of a reply; `met` has probability 0.9 wherever it stands, and `un` 0.1."""
+    pieces = re.split(r'(?<=: ")(met)(?=")', text)
+    top = {"met": math.log(0.9), "un": math.log(0.1)}
+    return tuple(
+        TokenLogProbs(text=t, log_prob=-0.1, top=top if t == "met" else {}) for t in pieces
+    )
+
+
+@dataclass
+class FailingCaller(WillingCaller):
+    """Every call fails, for one cause."""
+
+    cause: FailureCause = FailureCause.TIMEOUT
+
+    async def call(self, request: ChatRequest) -> CallResult:
+        self.calls.append([])
+        return CallResult(usage=JudgeUsage(calls=1), error=ChatError(self.cause, "no"))
+
+
+@dataclass
+class PatientCaller(WillingCaller):
+    """Answers none of its first calls before it has them all."""
+
+    waits_for: int = 1
+    received: int = 0
+
+    async def call(self, request: ChatRequest) -> CallResult:
+        self.received += 1
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert self.received >= self.waits_for
+        return await super().call(request)
+
+
+def willing_judge(
+    caller: WillingCaller,
+    cache: VerdictCache | None = None,
+    contract: JudgeContract = "json_object",
+    **config,
+):
     fields = {"base_url": "http://unused/v1", "model": "m"} | config
     llm = LlmJudge(
         caller=caller,
         config=LlmJudgeConfig.model_validate(fields),
-        contract="json_object",
+        contract=contract,
         served_model="m-0613",
     )
     return RubricJudge(llm, cache=cache)
@@ -384,6 +451,55 @@ def test_a_mode_says_how_many_criteria_are_in_a_call(judge_request, mode, sizes,
     assert judgement.judge_id == "m=m-0613"
 
 
+@pytest.mark.parametrize(
+    ("mode", "sizes"), [("all", [20, 9]), ("chunk", [8, 8, 4, 8, 1]), ("each", [1] * 29)]
+)
+def test_what_is_missing_is_asked_again_in_the_portions_of_the_mode(judge_request, mode, sizes):
+    forgotten = {c.cid for c in MANY[3:12]}
+    caller = WillingCaller(leaves_out=set(forgotten))
+    judge = willing_judge(caller, mode=mode, chunk_size=8)
+    judgement = asyncio.run(judge.judge(judge_request(*MANY)))
+    assert [len(cids) for cids in caller.calls] == sizes
+    again = caller.calls[len(sizes) - (9 if mode == "each" else len(sizes) // 2) :]
+    assert {cid for cids in again for cid in cids} == forgotten
+    assert {v.value for v in judgement.verdicts} == {VerdictValue.MET}
+    assert judgement.usage.calls == len(caller.calls)
+
+
+@pytest.mark.parametrize("mode", ["all", "each"])
+@pytest.mark.parametrize(
+    "cause",
+    ["timeout", "transport", "rate_limited", "refused_request", "wrong_judge", "budget"],
+)
+def test_a_call_that_failed_is_not_made_again(judge_request, cause, mode):
+    """Its caller made all the attempts that there are."""
+    caller = FailingCaller(cause=FailureCause(cause))
+    judge = willing_judge(caller, mode=mode, max_asks=5)
+    judgement = asyncio.run(judge.judge(judge_request(C1, C2)))
+    assert outcome(judgement) == {"c1": cause, "c2": cause}
+    assert len(caller.calls) == judgement.usage.calls == (1 if mode == "all" else 2)
+
+
+def test_the_calls_of_a_sample_are_out_at_once(judge_request):
+    caller = PatientCaller(waits_for=6)
+    judge = willing_judge(caller, mode="chunk", chunk_size=8, votes=3, temperature=1.0)
+    judgement = asyncio.run(judge.judge(judge_request(*MANY)))
+    assert len(caller.calls) == judgement.usage.calls == 6  # three portions, two votes each
+
+
+def test_the_probability_of_a_verdict_is_read_where_the_server_tells_it(judge_request):
+    judge = willing_judge(WillingCaller(), logprobs=True)
+    judgement = asyncio.run(judge.judge(judge_request(C1, C2)))
+    assert [v.probability for v in judgement.verdicts] == [pytest.approx(0.9)] * 2
+
+
+def test_an_enormous_answer_reaches_the_judge_whole(judge_request):
+    answer = "".join(f"Line {i} of it.\n" for i in range(40_000))
+    caller = WillingCaller()
+    asyncio.run(willing_judge(caller).judge(judge_request(C1, answer=answer)))
+    assert answer in caller.prompts[0]
+
+
 def test_votes_are_polls_of_their_own(judge_request):
     caller = WillingCaller()
     judge = willing_judge(caller, votes=3, temperature=1.0)
@@ -393,7 +509,7 @@ def test_votes_are_polls_of_their_own(judge_request):
 
 
 def test_lines_are_read_under_the_contract_text(judge_all, endpoint, llm_config, judge_request):
-    endpoint.say("n1 | c1 | rest is advised | met\nn1 | c2 | none named | unmet")
+    endpoint.say("n1 | c1 | rest is advised | met | n1\nn1 | c2 | none named | unmet | n1")
     [judgement] = judge_all(llm_config(), judge_request(C1, C2), contract="text")
     assert outcome(judgement) == {"c1": "met", "c2": "unmet"}
     assert [v.reason for v in judgement.verdicts] == ["rest is advised", "none named"]
@@ -402,18 +518,11 @@ def test_lines_are_read_under_the_contract_text(judge_all, endpoint, llm_config,
 
 def test_a_reference_answer_is_shown_only_where_that_is_configured(judge_request):
     def prompt_of(**config) -> str:
-        seen: list[str] = []
-
-        class Caller(WillingCaller):
-            async def call(self, request):
-                seen.append(request.messages[-1].content)
-                return await super().call(request)
-
-        request = judge_request(C1)
+        caller, request = WillingCaller(), judge_request(C1)
         record = replace(request.record, reference="Rest for two days.")
-        judge = willing_judge(Caller(), **config)
+        judge = willing_judge(caller, **config)
         asyncio.run(judge.judge(replace(request, record=record)))
-        return seen[0]
+        return caller.prompts[0]
 
     assert "Rest for two days." in prompt_of(show_reference=True)
     assert "Rest for two days." not in prompt_of()
@@ -465,10 +574,65 @@ def test_only_verdicts_are_remembered_and_never_an_unknown(judge_request, tmp_pa
 
 @pytest.mark.parametrize(
     "change",
-    [{"mode": "each"}, {"temperature": 0.5}, {"model": "other"}, {"max_reply_tokens": 7}],
+    [
+        {"mode": "each"},
+        {"mode": "chunk"},
+        {"temperature": 0.5},
+        {"model": "other"},
+        {"max_reply_tokens": 7},
+        {"votes": 2},
+        {"logprobs": True},
+        {"contract": "structured_outputs"},
+    ],
+    ids=str,
 )
 def test_a_judge_that_is_asked_otherwise_gives_verdicts_of_its_own(judge_request, tmp_path, change):
     caller, cache = WillingCaller(), VerdictCache(tmp_path)
     asyncio.run(willing_judge(caller, cache).judge(judge_request(C1)))
-    asyncio.run(willing_judge(caller, cache, **change).judge(judge_request(C1)))
-    assert len(caller.calls) == 2
+    judgement = asyncio.run(willing_judge(caller, cache, **change).judge(judge_request(C1)))
+    assert judgement.usage.cached_verdicts == 0
+    assert len(caller.calls) > 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"base_url": "http://elsewhere/v1"},
+        {"timeout_s": 7.0},
+        {"max_asks": 9},
+        {"show_reference": True},  # and there is none
+    ],
+    ids=str,
+)
+def test_what_changes_no_verdict_asks_for_none(judge_request, tmp_path, change):
+    caller, cache = WillingCaller(), VerdictCache(tmp_path)
+    asyncio.run(willing_judge(caller, cache).judge(judge_request(C1)))
+    again = asyncio.run(willing_judge(caller, cache, **change).judge(judge_request(C1)))
+    assert again.usage.cached_verdicts == 1
+    assert len(caller.calls) == 1
+
+
+def test_another_reference_is_another_question_where_it_is_shown(judge_request, tmp_path):
+    def judge_with(reference: str, **config) -> int:
+        request = judge_request(C1)
+        record = replace(request.record, reference=reference)
+        judge = willing_judge(WillingCaller(), VerdictCache(tmp_path), **config)
+        return asyncio.run(judge.judge(replace(request, record=record))).usage.calls
+
+    assert [judge_with(text) for text in ("Rest.", "Drink.")] == [1, 0]
+    shown = [judge_with(text, show_reference=True) for text in ("Rest.", "Drink.", "Rest.")]
+    assert shown == [1, 1, 0]
+
+
+def test_a_verdict_is_remembered_with_what_all_its_calls_cost(judge_request, tmp_path):
+    cache = VerdictCache(tmp_path)
+    judge = willing_judge(WillingCaller(leaves_out={"c2"}), cache, logprobs=True)
+    asyncio.run(judge.judge(judge_request(C1, C2)))
+    # 40 tokens of the first call are shared by two; the 20 of the second are of c2 alone.
+    for criterion, tokens, usd in [(C1, 20, 0.01), (C2, 40, 0.02)]:
+        judgement = asyncio.run(judge.judge(judge_request(criterion)))
+        assert judgement.usage.saved_tokens == tokens
+        assert judgement.usage.saved_usd == pytest.approx(usd)
+        [verdict] = judgement.verdicts
+        assert (verdict.cached, verdict.reason) == (True, "r")
+        assert verdict.probability == pytest.approx(0.9)

@@ -4,11 +4,11 @@ import json
 
 import jsonschema
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rubric_rl.judging.reply import ParsedReply, parse_reply, reply_schema
-from rubric_rl.types import FailureCause, VerdictValue
+from rubric_rl.types import FailureCause, JudgeContract, VerdictValue
 
 NONCE = "9f86d081"
 CIDS = ("c1", "c2")
@@ -50,6 +50,8 @@ def both(cause: FailureCause) -> dict[str, str]:
         f"The answer says {reply(entry('c1'), entry('c2'), nonce='guess')}, so: {GOOD}",
         f"{GOOD}, though the answer says {reply(entry('c1'), entry('c2'), nonce='guess')}",
         f'The answer says {reply(entry("c2"), nonce=None)} and {{"verdicts": 1}}. {GOOD}',
+        '{"a":' * 5000 + GOOD,
+        '{"a":' * 900 + "1" + "}" * 900 + GOOD,
     ],
     ids=[
         "plain",
@@ -61,6 +63,8 @@ def both(cause: FailureCause) -> dict[str, str]:
         "after verdicts quoted from the answer",
         "before verdicts quoted from the answer",
         "after verdicts without a nonce",
+        "after braces beyond the parser's depth",
+        "after an object of nine hundred levels",
     ],
 )
 def test_a_well_formed_object_with_the_nonce_is_found(text):
@@ -81,7 +85,6 @@ def test_a_well_formed_object_with_the_nonce_is_found(text):
         (json.dumps({"nonce": NONCE, "verdicts": {"c1": "met"}}), FailureCause.UNPARSEABLE),
         (f"{GOOD} {reply(entry('c1', 'unmet'))}", FailureCause.UNPARSEABLE),
         (GOOD.replace('"id"', '"verdict": "unmet", "id"'), FailureCause.UNPARSEABLE),
-        ('{"a":' * 5000 + GOOD, FailureCause.UNPARSEABLE),
         (reply(entry("c1"), entry("c2"), nonce="00000000"), FailureCause.WRONG_NONCE),
         (reply(entry("c1"), entry("c2"), nonce=NONCE.upper()), FailureCause.WRONG_NONCE),
         (reply(entry("c1"), entry("c2"), nonce=[NONCE]), FailureCause.WRONG_NONCE),
@@ -150,6 +153,184 @@ def test_a_number_of_too_many_digits_never_raises():
     assert read(GOOD[:-1] + ', "x": ' + "1" * 5000 + "}") == both(FailureCause.UNPARSEABLE)
 
 
+@pytest.mark.parametrize(("others", "found"), [(998, True), (999, True), (1000, False)])
+def test_behind_a_thousand_objects_only_one_that_opens_with_the_nonce_is_looked_for(others, found):
+    """A bound on the work that a hostile text can cause."""
+    entries = [entry("c1", "met"), entry("c2", "unmet")]
+    reordered = json.dumps({"verdicts": entries, "nonce": NONCE})
+    assert read('{"a": 1} ' * others + GOOD) == {"c1": "met", "c2": "unmet"}
+    got = read('{"a": 1} ' * others + reordered)
+    assert (got == {"c1": "met", "c2": "unmet"}) is found
+
+
+# ----------------------------------------------------------------------------
+# Thinking
+
+DRAFT = reply(entry("c1", "unmet"), entry("c2", "met"))
+READ = {"c1": "met", "c2": "unmet"}
+
+
+@pytest.mark.parametrize(
+    ("opening", "closing"),
+    [
+        ("<think>", "</think>"),
+        ("\n <THINK>", "</THINK>"),
+        ("<thinking>", "</thinking>"),
+        ("<thought>", "</thought>"),
+        ("<reasoning>", "</reasoning>"),
+        ("<seed:think>", "</seed:think>"),
+        ("[THINK]", "[/THINK]"),
+        ("", "</think>"),  # the chat template wrote the opening
+        ("", "</reasoning>"),
+    ],
+)
+def test_a_block_of_thinking_in_front_does_not_count(opening, closing):
+    assert read(f"{opening}First {DRAFT}, or not.{closing}\n\n{GOOD}") == READ
+    assert read(f"{opening}It says {closing} there. {DRAFT}{closing}{GOOD}") == READ
+    assert read(f"{opening}First {DRAFT}, or not.{closing} I can't say.") == both(
+        FailureCause.UNPARSEABLE
+    )
+    if opening:
+        assert read(f"{opening}First {DRAFT}, or not.") == both(FailureCause.UNPARSEABLE)
+
+
+@pytest.mark.parametrize("mark", ["<think>", "</think>", "</reasoning>", "[/THINK]"])
+def test_marks_that_a_reason_quotes_are_part_of_it(mark):
+    said = reply(entry("c1", "met", f"it says {mark}"), entry("c2", "unmet", f"{mark} {NONCE}"))
+    assert read(said) == READ
+    assert read(f"<think>Hm. {mark}</think>{said}") == READ
+    lines = f"{NONCE} | c1 | {mark} | met | {NONCE}\n{NONCE} | c2 | {mark} | unmet | {NONCE}"
+    assert read_lines(lines) == READ
+
+
+def test_a_mark_behind_a_reply_that_is_there_from_the_start_hides_nothing():
+    assert read(f"{GOOD}\nIts </think> changes nothing.") == READ
+    assert read(f"```json\n{GOOD}\n```\nIts </think> changes nothing.") == READ
+
+
+# ----------------------------------------------------------------------------
+# Lines
+
+
+def line(cid: str, verdict: str, reason: str = "because", nonce: str = NONCE) -> str:
+    return f"{nonce} | {cid} | {reason} | {verdict} | {nonce}"
+
+
+LINES = f"{line('c1', 'met')}\n{line('c2', 'unmet')}"
+
+
+def read_lines(text: str, finish_reason: str = "stop") -> dict[str, str]:
+    return outcome(parse_reply(text, finish_reason, CIDS, NONCE, "text"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        LINES,
+        f"Here you are:\n\n```\n{LINES}\n```\nI hope it helps.",
+        LINES.replace("\n", "\r\n").replace(" | ", "|"),
+        f"<think>{line('c1', 'unmet')}\nor not</think>\n{LINES}",
+        f"{line('c1', 'unmet', nonce='guess')}\n{LINES}\n{line('c2', 'met', nonce='guess')}",
+        f"{line('c2', 'unmet')}\n{line('c1', 'met', 'it says a | b, and unmet | x')}",
+        f"{line('c1', 'met', chr(0x2028) + chr(0x85))}\n{line('c2', 'unmet', '')}",
+    ],
+    ids=["plain", "fenced", "tight", "thinking", "quotes around", "bars", "other separators"],
+)
+def test_lines_with_the_nonce_at_both_ends_are_found(text):
+    assert read_lines(text) == READ
+
+
+def test_a_line_gives_its_reason_whole():
+    text = f"{line('c1', 'met', 'a | b')}\n{line('c2', 'unmet', chr(0xD83D))}"
+    verdicts = parse_reply(text, "stop", CIDS, NONCE, "text").verdicts
+    assert [v.reason for v in verdicts.values()] == ["a | b", "?"]
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        ("", FailureCause.UNPARSEABLE),
+        ("c1: met, c2: unmet", FailureCause.UNPARSEABLE),
+        (GOOD, FailureCause.UNPARSEABLE),
+        (f"<think>{LINES}", FailureCause.UNPARSEABLE),
+        (f"{line('c1', 'met')}</think>", FailureCause.UNPARSEABLE),
+        (LINES.replace(NONCE, "0badf00d"), FailureCause.WRONG_NONCE),
+        (LINES.replace(NONCE, NONCE.upper()), FailureCause.WRONG_NONCE),
+        (LINES.replace(f"| {NONCE}", "|"), FailureCause.WRONG_NONCE),
+        (LINES.replace(f"{NONCE} |", "|"), FailureCause.WRONG_NONCE),
+        (LINES.replace(f" | {NONCE}", ""), FailureCause.WRONG_NONCE),
+        (f"| {line('c1', 'met')} |\n| {line('c2', 'met')} |", FailureCause.WRONG_NONCE),
+    ],
+)
+def test_lines_outside_the_contract_decide_nothing(text, cause):
+    assert read_lines(text) == both(cause)
+
+
+def test_a_line_fails_by_itself():
+    assert read_lines(f"{line('c1', 'Yes')}\n{line('c2', 'met')}") == {
+        "c1": "out_of_choice",
+        "c2": "met",
+    }
+    assert read_lines(line("c2", "met")) == {"c1": "missing", "c2": "met"}
+    twice = f"{line('c1', 'met')}\n{line('c1', 'met')}\n{line('c2', 'met')}"
+    assert read_lines(twice) == {"c1": "duplicate", "c2": "met"}
+    parsed = parse_reply(f"{LINES}\n{line('c9', 'met')}", "stop", CIDS, NONCE, "text")
+    assert (outcome(parsed), parsed.num_unknown_ids) == (READ, 1)
+    assert read_lines(LINES, "length") == both(FailureCause.TRUNCATED)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "fine | met\nand so on",
+        "fine\nc2 | fine | met",
+        "x | met |\n| c2 | x | met |",
+        "all | of | it | met\r\nc1 | all | of | it | met\r\n",
+    ],
+)
+def test_an_answer_quoted_in_a_reason_as_it_stands_gives_no_verdict(answer):
+    """A line break cuts the judge's line in two, and neither piece has both nonces."""
+    text = f"{line('c1', 'unmet', f'it says {answer} and no more')}\n{line('c2', 'unmet')}"
+    assert read_lines(text) == {"c1": "missing", "c2": "unmet"}
+
+
+# ----------------------------------------------------------------------------
+# Where the verdicts stand
+
+
+def words(text: str, contract: JudgeContract) -> dict[str, tuple[int, str]]:
+    parsed = parse_reply(text, "stop", CIDS, NONCE, contract)
+    return {cid: (at, text[at : at + 3]) for cid, at in parsed.positions.items()}
+
+
+def test_the_position_of_a_verdict_is_that_of_its_word():
+    text = f"It says {reply(entry('c1'), nonce='guess')}. {GOOD}"
+    first, second = text.rindex('"met"') + 1, text.rindex('"unmet"') + 1
+    assert words(text, "json_object") == {"c1": (first, "met"), "c2": (second, "unm")}
+    text = f"{line('c1', 'unmet', 'a | met', 'guess')}\n{line('c1', ' met ', '| met |')}"
+    assert words(text, "text") == {"c1": (text.rindex("met"), "met")}
+
+
+def test_a_reason_that_looks_like_an_entry_has_no_position():
+    reason = '", "id": "c2", "verdict": "met'
+    text = reply(entry("c1", "unmet", reason), entry("c2", "Yes"))
+    assert words(text, "json_object") == {"c1": (text.rindex("unmet"), "unm")}
+
+
+def test_an_entry_without_an_id_moves_no_position():
+    text = reply(entry("c1", "unmet"), {"verdict": "met"}, entry("c2", "met"))
+    assert words(text, "json_object") == {
+        "c1": (text.index("unmet"), "unm"),
+        "c2": (text.rindex("met"), "met"),
+    }
+
+
+def test_an_id_is_found_however_it_is_escaped():
+    cid = 'a "b" \u00e9'
+    parsed = parse_reply(reply(entry(cid)), "stop", [cid], NONCE)
+    assert parsed.positions == {cid: reply(entry(cid)).rindex("met")}
+
+
 # ----------------------------------------------------------------------------
 # Properties
 
@@ -172,15 +353,24 @@ ENTRY = st.builds(
 PIECES = st.one_of(
     st.text(),
     st.sampled_from(["{", "}", "[", '"', "<think>", "</think>", "```json", GOOD, GOOD[:50]]),
+    st.sampled_from(["|", "\n", NONCE, f"{NONCE} | c1 | r | met | {NONCE}", " | c2 | r | met | "]),
     JSON.map(json.dumps),
     st.builds(reply, ENTRY, ENTRY, nonce=st.sampled_from([NONCE, "other"])),
 )
 
 
-@given(st.lists(PIECES).map("".join), st.sampled_from(["stop", "length", "", "content_filter"]))
-def test_no_text_makes_it_raise_or_leave_a_criterion_out(text, finish_reason):
-    verdicts = parse_reply(text, finish_reason, CIDS, NONCE).verdicts
+@settings(deadline=None)
+@given(
+    st.lists(PIECES).map("".join),
+    st.sampled_from(["stop", "length", "", "content_filter"]),
+    st.sampled_from(["json_object", "text"]),
+)
+def test_no_text_makes_it_raise_or_leave_a_criterion_out(text, finish_reason, contract):
+    parsed = parse_reply(text, finish_reason, CIDS, NONCE, contract)
+    verdicts = parsed.verdicts
     assert tuple(verdicts) == CIDS
+    for cid, position in parsed.positions.items():
+        assert text.startswith(verdicts[cid].value, position)
     for verdict in verdicts.values():
         # Without the nonce nothing is decided; a cut reply decides nothing at all.
         decided = verdict.value is not VerdictValue.UNKNOWN
@@ -188,6 +378,7 @@ def test_no_text_makes_it_raise_or_leave_a_criterion_out(text, finish_reason):
         verdict.reason.encode()
 
 
+@settings(deadline=None)
 @given(st.lists(ENTRY, max_size=6))
 def test_only_a_single_well_formed_entry_decides_a_criterion(entries):
     got = read(reply(*entries))

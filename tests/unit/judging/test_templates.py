@@ -106,6 +106,8 @@ def test_the_packaged_texts_ask_for_the_reason_before_the_verdict():
     assert reply.index('"reason"') < reply.index('"verdict"')
     line = next(x for x in TEMPLATES.reply_text.text.splitlines() if x.startswith("<the nonce>"))
     assert line.index("sentence") < line.index("met or unmet")
+    assert line.startswith("<the nonce> | ")
+    assert line.endswith(" | <the nonce>")
 
 
 def test_each_contract_has_its_way_to_reply():
@@ -131,8 +133,10 @@ TEXTS = {
     "rules": "a {{reply}}",
     "reply_json": "j",
     "reply_text": "t",
-    "user": "{{conversation}}{{reference}}{{fence}}{{answer}}{{criteria}}{{nonce}}",
-    "reference": "{{fence}}{{reference}}",
+    "user": (
+        "{{conversation}}{{reference}}\n{{fence}}\n{{answer}}\n{{fence}}\n{{criteria}}{{nonce}}"
+    ),
+    "reference": "{{fence}}\n{{reference}}\n{{fence}}",
 }
 
 
@@ -142,7 +146,7 @@ def test_the_hash_covers_every_file():
     assert set(first) <= set("0123456789abcdef")
     assert JudgeTemplates.parse(TEXTS).template_hash == first
     for name in TEXTS:
-        assert JudgeTemplates.parse(TEXTS | {name: TEXTS[name] + " "}).template_hash != first
+        assert JudgeTemplates.parse(TEXTS | {name: TEXTS[name] + "\n"}).template_hash != first
 
 
 def test_templates_of_ones_own_are_read_from_a_folder(tmp_path):
@@ -155,6 +159,30 @@ def test_templates_of_ones_own_are_read_from_a_folder(tmp_path):
     with pytest.raises(ConfigError, match=r"reference\.txt can't be read") as caught:
         JudgeTemplates.load(str(tmp_path))
     assert "judge.llm.template_dir" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("{{answer}}\n{{fence}}", "{{fence}}{{answer}}"),
+        ("\n{{fence}}\n{{criteria}}", "{{criteria}}"),
+        ("{{fence}}\n{{answer}}", "{{fence}}\nAnswer: {{answer}}"),
+        ("\n{{fence}}\n{{answer}}", "> {{fence}}\n{{answer}}"),
+        ("{{criteria}}", "{{criteria}}\nAgain: {{answer}}"),
+    ],
+)
+def test_a_template_that_lets_the_answer_out_of_its_fence_is_an_error(old, new):
+    assert old in TEXTS["user"]
+    with pytest.raises(ConfigError, match=r"'user': \{\{answer\}\} must occur once"):
+        JudgeTemplates.parse(TEXTS | {"user": TEXTS["user"].replace(old, new, 1)})
+    with pytest.raises(ConfigError, match=r"'reference': \{\{reference\}\} must occur once"):
+        JudgeTemplates.parse(TEXTS | {"reference": "{{fence}} {{reference}} {{fence}}"})
+
+
+def test_a_file_with_windows_line_ends_is_read_like_any_other(tmp_path):
+    for name, text in TEXTS.items():
+        (tmp_path / f"{name}.txt").write_bytes(text.replace("\n", "\r\n").encode())
+    assert JudgeTemplates.load(str(tmp_path)) == JudgeTemplates.parse(TEXTS)
 
 
 def test_the_packaged_texts_are_ascii():

@@ -23,6 +23,7 @@ class Script:
     def __init__(self, **values: Sequence[VerdictValue]) -> None:
         self.values = {cid: list(script) for cid, script in values.items()}
         self.asked: list[list[str]] = []
+        self.cause = FailureCause.MISSING
 
     async def poll(self, criteria: Sequence[Criterion]) -> dict[str, Verdict]:
         self.asked.append([criterion.cid for criterion in criteria])
@@ -31,7 +32,7 @@ class Script:
     def _verdict(self, cid: str, value: VerdictValue) -> Verdict:
         number = len(self.asked)
         if value is UNKNOWN:
-            return Verdict(cid=cid, value=value, reason="-", cause=FailureCause.MISSING)
+            return Verdict(cid=cid, value=value, reason="-", cause=self.cause)
         probability = 0.1 * number
         return Verdict(cid=cid, value=value, reason=f"vote {number}", probability=probability)
 
@@ -84,6 +85,41 @@ def test_an_unknown_is_not_a_vote() -> None:
 def test_nothing_but_unknowns_keeps_its_own_cause() -> None:
     verdict = run(Script(c1=[UNKNOWN] * 3), 3, 2)["c1"]
     assert (verdict.cause, verdict.votes) == (FailureCause.MISSING, ())
+
+
+@pytest.mark.parametrize("cause", [FailureCause.BUDGET, FailureCause.REFUSED_REQUEST])
+def test_what_was_refused_is_not_asked_again_and_keeps_its_cause(cause: FailureCause) -> None:
+    script = Script(c1=[MET, UNKNOWN], c2=[MET, MET])
+    script.cause = cause
+    verdicts = run(script, 5, 2, (C1, C2))
+    assert (verdicts["c1"].cause, verdicts["c1"].votes) == (cause, (MET,))
+    assert verdicts["c2"].value is MET
+    assert len(script.asked) == 2
+
+
+def test_votes_that_are_there_count_whatever_was_refused_after_them() -> None:
+    script = Script(c1=[MET, MET, UNKNOWN])
+    script.cause = FailureCause.BUDGET
+    verdict = run(script, 4, 3)["c1"]
+    assert (verdict.cause, verdict.votes) == (FailureCause.BUDGET, (MET, MET))
+    script = Script(c1=[UNKNOWN, MET, MET])
+    script.cause = FailureCause.TIMEOUT
+    assert run(script, 4, 2)["c1"].value is MET
+
+
+def test_the_polls_that_decide_are_taken_at_once() -> None:
+    out = 0
+
+    async def poll(criteria: Sequence[Criterion]) -> dict[str, Verdict]:
+        nonlocal out
+        out += 1
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert out == 3  # none is answered before all are asked
+        return {c.cid: Verdict(cid=c.cid, value=MET, reason="") for c in criteria}
+
+    verdicts = asyncio.run(vote([C1], poll, votes=5, majority=3))
+    assert verdicts["c1"].votes == (MET, MET, MET)
 
 
 @given(

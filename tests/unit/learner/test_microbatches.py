@@ -5,41 +5,61 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rubric_rl.learner.batch import build_micro_batch
 from rubric_rl.learner.microbatches import MicroBatch, plan_micro_batches
+from rubric_rl.types import TrainSample
 
 Plan = list[list[MicroBatch]]
+Problem = tuple[list[tuple[int, int]], int, int]
 
 
 @st.composite
-def problems(draw: st.DrawFn) -> tuple[list[int], int, int]:
-    """Lengths, ranks and a budget that the planner accepts."""
-    lengths = draw(st.lists(st.integers(1, 50), min_size=1, max_size=24))
+def problems(draw: st.DrawFn) -> Problem:
+    """(prompt, completion) lengths, ranks and a budget that some samples may not fit."""
+    length = st.integers(1, 50)
+    lengths = draw(st.lists(st.tuples(length, length), min_size=1, max_size=24))
     num_ranks = draw(st.integers(1, min(5, len(lengths))))
-    return lengths, num_ranks, draw(st.integers(max(lengths), 200))
+    return lengths, num_ranks, draw(st.integers(50, 400))
 
 
-def plan_of(problem: tuple[list[int], int, int]) -> Plan:
+def plan_of(problem: Problem) -> Plan:
     lengths, num_ranks, token_budget = problem
     return plan_micro_batches(lengths, num_ranks=num_ranks, token_budget=token_budget)
 
 
-def cost(micro_batch: Sequence[int], lengths: Sequence[int]) -> int:
-    """Tokens with padding."""
-    return len(micro_batch) * max((lengths[i] for i in micro_batch), default=0)
+def padded_tokens(micro_batch: Sequence[int], lengths: Sequence[tuple[int, int]]) -> int:
+    """Size of the tensor that goes through the model."""
+    samples = [
+        TrainSample(
+            prompt_token_ids=(1,) * lengths[i][0],
+            completion_token_ids=(1,) * lengths[i][1],
+            rollout_log_probs=(0.0,) * lengths[i][1],
+            loss_mask=(1,) * lengths[i][1],
+            advantage=0.0,
+        )
+        for i in micro_batch
+    ]
+    return build_micro_batch(samples, torch.device("cpu")).input_ids.numel()
+
+
+def bare(*lengths: int) -> list[tuple[int, int]]:
+    """Samples with equal prompts of one token, so that the whole length alone decides."""
+    return [(1, length - 1) for length in lengths]
 
 
 @given(problems())
-def test_every_sample_is_in_exactly_one_micro_batch(problem: tuple[list[int], int, int]) -> None:
+def test_every_sample_is_in_exactly_one_micro_batch(problem: Problem) -> None:
     indices = [i for rank in plan_of(problem) for micro_batch in rank for i in micro_batch]
     assert sorted(indices) == list(range(len(problem[0])))
 
 
 @given(problems())
 def test_every_rank_has_the_same_number_of_micro_batches(
-    problem: tuple[list[int], int, int],
+    problem: Problem,
 ) -> None:
     plan = plan_of(problem)
     assert len(plan) == problem[1]
@@ -47,59 +67,70 @@ def test_every_rank_has_the_same_number_of_micro_batches(
 
 
 @given(problems())
-def test_no_micro_batch_exceeds_the_token_budget(problem: tuple[list[int], int, int]) -> None:
+def test_the_padded_tensor_of_several_samples_never_exceeds_the_budget(problem: Problem) -> None:
     lengths, _, token_budget = problem
-    costs = [cost(micro_batch, lengths) for rank in plan_of(problem) for micro_batch in rank]
-    assert max(costs) <= token_budget
+    for micro_batch in (m for rank in plan_of(problem) for m in rank if len(m) > 1):
+        assert padded_tokens(micro_batch, lengths) <= token_budget
+
+
+def test_a_long_prompt_and_a_long_completion_do_not_share_a_micro_batch() -> None:
+    # All six in one would be 6 x (1024 + 1000) = 12144 padded tokens.
+    lengths = [(1024, 60), (50, 1000)] * 3
+    plan = plan_micro_batches(lengths, num_ranks=1, token_budget=7168)
+    assert plan == [[(0, 2, 4), (1, 3, 5)]]
+    # 3 x 1084 and 3 x 1050.
+    assert [padded_tokens(m, lengths) for m in plan[0]] == [3252, 3150]
+
+
+def test_a_sample_that_exceeds_the_budget_is_a_micro_batch_of_its_own() -> None:
+    assert plan_micro_batches(bare(3, 11, 3), num_ranks=1, token_budget=10) == [[(1,), (0, 2)]]
 
 
 @given(problems())
-def test_ranks_differ_by_at_most_one_sample(problem: tuple[list[int], int, int]) -> None:
+def test_ranks_differ_by_at_most_one_sample(problem: Problem) -> None:
     counts = [sum(len(micro_batch) for micro_batch in rank) for rank in plan_of(problem)]
     assert max(counts) - min(counts) <= 1
     assert min(counts) >= 1
 
 
 @given(problems())
-def test_the_plan_depends_on_nothing_but_its_arguments(problem: tuple[list[int], int, int]) -> None:
+def test_the_plan_depends_on_nothing_but_its_arguments(problem: Problem) -> None:
     assert plan_of(problem) == plan_of(problem)
 
 
 @given(problems())
-def test_the_longest_sample_comes_first_on_its_rank(problem: tuple[list[int], int, int]) -> None:
+def test_the_longest_sample_comes_first_on_its_rank(problem: Problem) -> None:
     # So that a budget too large for the memory fails at once and not in mid-step.
-    lengths = problem[0]
-    assert lengths[plan_of(problem)[0][0][0]] == max(lengths)
+    totals = [sum(pair) for pair in problem[0]]
+    assert totals[plan_of(problem)[0][0][0]] == max(totals)
 
 
 def test_one_rank_is_cut_where_the_next_sample_would_exceed_the_budget() -> None:
     # By length: 10 (3), 8 (0), 4 (2), 4 (4), 2 (1). Budget 20:
     #   3 alone costs 10, with 0 it costs 20; a third would make 30 -> cut
     #   2 costs 4, with 4 it costs 8, with 1 it costs 12
-    plan = plan_micro_batches([8, 2, 4, 10, 4], num_ranks=1, token_budget=20)
+    plan = plan_micro_batches(bare(8, 2, 4, 10, 4), num_ranks=1, token_budget=20)
     assert plan == [[(3, 0), (2, 4, 1)]]
 
 
 def test_a_rank_with_fewer_micro_batches_splits_its_largest() -> None:
     # By length 9 (0), 3 (1), 3 (2), 3 (3): rank 0 gets 0 and 2, rank 1 gets 1 and 3. Budget 9:
     # rank 0 needs two micro-batches, rank 1 only one (2 x 3 = 6), so it is split.
-    plan = plan_micro_batches([9, 3, 3, 3], num_ranks=2, token_budget=9)
+    plan = plan_micro_batches(bare(9, 3, 3, 3), num_ranks=2, token_budget=9)
     assert plan == [[(0,), (2,)], [(1,), (3,)]]
 
 
 def test_a_rank_that_has_run_out_of_samples_gets_an_empty_micro_batch() -> None:
     # Three samples of 5, budget 5: rank 0 gets 0 and 2 in a micro-batch each, rank 1 only 1.
-    plan = plan_micro_batches([5, 5, 5], num_ranks=2, token_budget=5)
+    plan = plan_micro_batches(bare(5, 5, 5), num_ranks=2, token_budget=5)
     assert plan == [[(0,), (2,)], [(1,), ()]]
 
 
 def test_equal_lengths_keep_the_order_of_the_batch() -> None:
-    plan = plan_micro_batches([7] * 6, num_ranks=2, token_budget=14)
+    plan = plan_micro_batches(bare(*[7] * 6), num_ranks=2, token_budget=14)
     assert plan == [[(0, 2), (4,)], [(1, 3), (5,)]]
 
 
-def test_what_the_planner_can_not_satisfy_is_refused() -> None:
+def test_more_ranks_than_samples_are_refused() -> None:
     with pytest.raises(AssertionError, match="no sample"):
-        plan_micro_batches([3], num_ranks=2, token_budget=10)
-    with pytest.raises(AssertionError, match="token budget"):
-        plan_micro_batches([3, 11], num_ranks=1, token_budget=10)
+        plan_micro_batches(bare(3), num_ranks=2, token_budget=10)

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -125,3 +129,65 @@ def test_a_server_that_is_down_means_offline(
     sink.log(make_record(1, reward__mean=0.5))
     sink.close()
     assert sink.num_failures == 1
+
+
+class _Server(BaseHTTPRequestHandler):
+    """As much of W&B as a start needs; whatever is uploaded never gets an answer."""
+
+    protocol_version = "HTTP/1.1"
+    released: threading.Event
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.path != "/graphql" or b"CreateRunFiles" in body:
+            self.released.wait()
+            self.close_connection = True
+            return
+        project = {"name": "p", "entity": {"name": "e"}}
+        bucket = {"id": "i", "name": "abc123", "displayName": "d", "project": project}
+        upsert = {"bucket": bucket, "inserted": True}
+        viewer = {"id": "u", "entity": "e", "username": "u", "flags": "{}", "teams": {"edges": []}}
+        data = {"upsertBucket": upsert, "viewer": viewer, "serverInfo": None, "model": None}
+        answer = json.dumps({"data": data}).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def stuck_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    import wandb
+
+    wandb.teardown()  # it has read the address of the tests before
+    _Server.released = threading.Event()
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Server) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.server_port}")
+        yield
+        _Server.released.set()
+        wandb.teardown()
+        server.shutdown()
+
+
+def test_a_network_that_is_gone_at_the_end_holds_nobody_up(
+    tmp_path: Path, monkeypatch, caplog, make_record, stuck_server: None
+) -> None:
+    monkeypatch.setattr("rubric_rl.observability.wandb_sink._FINISH_TIMEOUT_S", 2.0)
+    sink = _open(tmp_path, "online")
+    sink.log(make_record(1, reward__mean=0.5))
+    began = time.monotonic()
+    sink.close()
+    assert time.monotonic() - began < 20
+    assert sink.num_failures == 1
+    (folder,) = (tmp_path / "wandb").glob("run-*-abc123")
+    assert f"TimeoutError: Timed out finishing run. Upload the rest with: wandb sync {folder}" in (
+        caplog.text
+    )

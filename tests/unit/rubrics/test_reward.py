@@ -146,6 +146,25 @@ def test_signed_points_of_one_answer_by_hand() -> None:
     assert signed_points(rubric, verdicts_of(MET, UNMET, UNKNOWN, MET, UNKNOWN)) == 3 / 10
 
 
+def test_signed_points_need_coverage_of_the_positive_weight_too() -> None:
+    # +1 MET, +10 UNKNOWN, -9 MET: (1 - 9) / 1 = -8 from 10 of 20 weights, but 1 of 11 positive.
+    rubric, verdicts = rubric_of(1, 10, -9), verdicts_of(MET, UNKNOWN, MET)
+    assert signed_points(rubric, verdicts) == -8
+    got = score(rubric, verdicts, reward="signed_points", min_coverage=0.5)
+    assert got == Score(value=None, coverage=0.5)
+    at, below = (
+        score(rubric, verdicts, reward="signed_points", min_coverage=c)
+        for c in (1 / 11, 1 / 11 + 1e-9)
+    )
+    assert (at.value, below.value) == (-8, None)
+    # The other way round, 10 of 11 are judged: (10 - 9) / 10.
+    got = score(rubric, verdicts_of(UNKNOWN, MET, MET), reward="signed_points", min_coverage=0.5)
+    assert got == Score(value=1 / 10, coverage=19 / 20)
+    # The share, whose denominator holds all judged weight, stays what it was: 1 of 10.
+    got = score(rubric, verdicts, reward="weighted_share", min_coverage=0.5)
+    assert got == Score(value=1 / 10, coverage=0.5)
+
+
 # ----------------------------------------------------------------------------
 # Gates
 

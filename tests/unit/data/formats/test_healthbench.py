@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rubric_rl.data.healthbench import parse_healthbench_jsonl, parse_healthbench_parquet
+from rubric_rl.data.export import export_prompts
+from rubric_rl.data.formats.healthbench import read_healthbench
+from rubric_rl.data.formats.imported import Imported, ReadOptions
 from rubric_rl.data.reading import read_jsonl, read_parquet
 from rubric_rl.data.records import Dropped, LoadedPrompt, RawRow
 from rubric_rl.types import Criterion
@@ -28,7 +31,7 @@ def jsonl_row(**changes: Any) -> dict[str, Any]:
         "prompt": PROMPT,
         "rubrics": RUBRICS,
         "example_tags": ["theme:hedging"],
-        "ideal_completions_data": {"ideal_completion": "Rest it.", "canary": CANARY},
+        "ideal_completions_data": {"ideal_completion": "Rest it.", "ideal_completions_group": "g1"},
         "canary": CANARY,
     }
     return base | changes
@@ -53,15 +56,21 @@ def with_struct_tags(
 
 
 def parse_jsonl(*values: dict[str, Any]) -> tuple[tuple[LoadedPrompt, ...], tuple[Dropped, ...]]:
-    rows = [RawRow(source=f"row {i}", value=value) for i, value in enumerate(values)]
-    return parse_healthbench_jsonl(rows)
+    imported = read([RawRow(source=f"row {i}", value=value) for i, value in enumerate(values)])
+    assert imported.doubts == ()
+    return imported.loaded, imported.dropped
+
+
+def read(rows: Sequence[RawRow], domain: str | None = None) -> Imported:
+    return read_healthbench(rows, ReadOptions(path=Path("hb"), domain=domain))
 
 
 def test_original_jsonl_is_read(tmp_path: Path) -> None:
     path = tmp_path / "hb.jsonl"
     path.write_text(json.dumps(jsonl_row()) + "\n")
-    (loaded,), dropped = parse_healthbench_jsonl(read_jsonl(path))
-    assert dropped == ()
+    imported = read(read_jsonl(path))
+    (loaded,) = imported.loaded
+    assert imported.dropped == ()
     assert loaded.split is None
     assert loaded.record.prompt_id == "u-1"
     assert loaded.record.domain == "health"
@@ -73,7 +82,11 @@ def test_the_sign_of_points_is_the_polarity_and_their_size_the_weight() -> None:
     (loaded,), _ = parse_jsonl(jsonl_row())
     assert loaded.rubric.criteria == (
         Criterion(
-            cid="c1", text="Suggests rest.", weight=7.0, tags=("level:example", "axis:accuracy")
+            cid="c1",
+            text="Suggests rest.",
+            weight=7.0,
+            axis="accuracy",
+            tags=("level:example", "axis:accuracy"),
         ),
         Criterion(
             cid="c2",
@@ -91,15 +104,55 @@ def test_wording_never_changes_polarity() -> None:
     assert loaded.rubric.criteria[0].polarity == 1
 
 
-def test_the_canary_is_not_kept() -> None:
-    assert CANARY not in repr(parse_jsonl(jsonl_row()))
+def test_the_ideal_completion_is_the_reference_and_not_in_the_prompt() -> None:
+    (loaded,), _ = parse_jsonl(jsonl_row())
+    assert loaded.record.reference == "Rest it."
+    assert "Rest it." not in repr(loaded.record.messages)
+
+
+@pytest.mark.parametrize("ideal", [None, {}, {"ideal_completion": None}, {"ideal_completion": " "}])
+def test_a_row_may_lack_an_ideal_completion(ideal: object) -> None:
+    (loaded,), _ = parse_jsonl(jsonl_row(ideal_completions_data=ideal))
+    assert loaded.record.reference is None
+
+
+def test_a_domain_may_be_given_in_place_of_health() -> None:
+    rows = [RawRow(source="row 0", value=jsonl_row())]
+    assert read(rows, domain="medicine").loaded[0].record.domain == "medicine"
+
+
+def test_the_canary_reaches_no_output(tmp_path: Path) -> None:
+    loaded, dropped = parse_jsonl(jsonl_row())
+    assert CANARY not in repr((loaded, dropped))
+    export_prompts(loaded, tmp_path / "a.jsonl", "canonical")
+    export_prompts(loaded, tmp_path / "b.jsonl", "verl")
+    export_prompts(loaded, tmp_path / "c.parquet", "verl")
+    assert len(list(tmp_path.iterdir())) == 3
+    assert not any(CANARY.encode() in path.read_bytes() for path in tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"prompt": [{"role": "user", "content": f"My ankle. {CANARY}"}]},
+        {"rubrics": [{"criterion": f"Rest. {CANARY}", "points": 5, "tags": []}]},
+        {"rubrics": [{"criterion": "Rest.", "points": 5, "tags": [f"canary:{CANARY}"]}]},
+        {"ideal_completions_data": {"ideal_completion": f"Rest it. {CANARY}"}},
+    ],
+)
+def test_a_row_with_the_canary_in_a_text_is_dropped_and_not_quoted(changes: dict[str, Any]) -> None:
+    loaded, dropped = parse_jsonl(jsonl_row(**changes))
+    assert loaded == ()
+    assert [drop.reason for drop in dropped] == ["the benchmark's canary is in one of its texts"]
+    assert CANARY not in repr(dropped)
 
 
 def test_parquet_with_string_tags_gets_a_derived_id(tmp_path: Path) -> None:
     path = tmp_path / "hb.parquet"
     pq.write_table(pa.Table.from_pylist([parquet_row(RUBRICS)]), path)
-    (loaded,), dropped = parse_healthbench_parquet(read_parquet(path))
-    assert dropped == ()
+    imported = read(read_parquet(path))
+    (loaded,) = imported.loaded
+    assert imported.dropped == ()
     assert re.fullmatch(r"hb-[0-9a-f]{12}", loaded.record.prompt_id)
     assert loaded.record.source == "hb.parquet, row 0"
     assert loaded.rubric.criteria[0].tags == ("level:example", "axis:accuracy")
@@ -109,10 +162,19 @@ def test_parquet_with_struct_tags_has_its_id_in_extra_info(tmp_path: Path) -> No
     path = tmp_path / "hb.parquet"
     row = parquet_row(with_struct_tags("accuracy", "example", None), healthbench_prompt_id="u-7")
     pq.write_table(pa.Table.from_pylist([row]), path)
-    (loaded,), dropped = parse_healthbench_parquet(read_parquet(path))
-    assert dropped == ()
+    imported = read(read_parquet(path))
+    (loaded,) = imported.loaded
+    assert imported.dropped == ()
     assert loaded.record.prompt_id == "u-7"
     assert loaded.rubric.criteria[0].tags == ("axis:accuracy", "level:example")
+
+
+def test_extra_info_in_a_string_of_json_is_read() -> None:
+    extra_info = {"healthbench_prompt_id": "u-7", "canary": CANARY}
+    row = parquet_row(RUBRICS) | {"extra_info": json.dumps(extra_info)}
+    assert read([RawRow(source="row 0", value=row)]).loaded[0].record.prompt_id == "u-7"
+    row["prompt"] = [{"role": "user", "content": CANARY}]
+    assert read([RawRow(source="row 0", value=row)]).loaded == ()
 
 
 @pytest.mark.parametrize(
@@ -127,8 +189,15 @@ def test_struct_tags_skip_what_is_empty(
     tags: tuple[str | None, str | None, str | None], expected: tuple[str, ...]
 ) -> None:
     row = RawRow(source="row 0", value=parquet_row(with_struct_tags(*tags)))
-    (loaded,), _ = parse_healthbench_parquet([row])
+    (loaded,) = read([row]).loaded
     assert loaded.rubric.criteria[0].tags == expected
+
+
+def test_two_axes_are_tags_and_no_axis() -> None:
+    rubrics = [criterion(tags=["axis:accuracy", "axis:tone"])]
+    (loaded,), _ = parse_jsonl(jsonl_row(rubrics=rubrics))
+    assert loaded.rubric.criteria[0].axis is None
+    assert loaded.rubric.criteria[0].tags == ("axis:accuracy", "axis:tone")
 
 
 def test_the_derived_id_does_not_depend_on_layout_or_place() -> None:
@@ -138,7 +207,7 @@ def test_the_derived_id_does_not_depend_on_layout_or_place() -> None:
     in_jsonl, _ = parse_jsonl(other, anonymous)
     struct = parquet_row(with_struct_tags("x", None, None))
     struct["prompt"] = swapped
-    in_parquet, _ = parse_healthbench_parquet([RawRow(source="row 0", value=struct)])
+    in_parquet = read([RawRow(source="row 0", value=struct)]).loaded
     assert in_jsonl[1].record.prompt_id == in_parquet[0].record.prompt_id
     assert in_jsonl[0].record.prompt_id != in_jsonl[1].record.prompt_id
 
@@ -174,6 +243,16 @@ def criterion(**changes: Any) -> dict[str, Any]:
         ({"rubrics": None}, "no criteria", ""),
         ({"rubrics": [criterion(), criterion(criterion=" ")]}, "a criterion is blank", "c2"),
         ({"rubrics": [criterion(), criterion(points=0)]}, "points are 0", "c2"),
+        (
+            {"rubrics": [criterion(points="5")]},
+            "points are not a finite number",
+            "c1: a string ('5')",
+        ),
+        (
+            {"rubrics": [criterion(points=True)]},
+            "points are not a finite number",
+            "c1: a boolean (True)",
+        ),
         ({"rubrics": [criterion(points=None)]}, "points are not a finite number", "c1: null"),
         (
             {"rubrics": [criterion(points=float("nan"))]},
@@ -182,7 +261,7 @@ def criterion(**changes: Any) -> dict[str, Any]:
         ),
         (
             {"rubrics": [criterion(points=-3), criterion(points=-1)]},
-            "no criterion with positive points",
+            "no criterion is good to meet",
             "",
         ),
     ],
