@@ -1,7 +1,7 @@
 """`Dispatch` on an event loop: what clients ask for is waited for, not polled for.
 
 exchange:  waits for:    room, until about a second has passed
-           unblocked by: any exchange that reports an outcome, or time (`next_in_s`)
+           unblocked by: any exchange that leaves room, or time (`next_in_s`)
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from rubric_rl.judging.dispatch import Dispatch, DispatchSnapshot
 from rubric_rl.judging.leases import Grants, LeaseRequest, Outcome
 
 LONGEST_POLL_S = 1.0
+# At high rates something leaves the window all the time; it is granted in lots.
+_SHORTEST_WAIT_S = 0.005
 
 
 class AsyncDispatcher:
@@ -42,6 +44,7 @@ class AsyncDispatcher:
             endpoints=endpoints,
             lease_timeout_s=lease_timeout_s,
         )
+        self._wake_due()
 
     async def exchange(
         self, client: str, outcomes: Sequence[Outcome], wanted: Sequence[LeaseRequest]
@@ -53,14 +56,13 @@ class AsyncDispatcher:
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + LONGEST_POLL_S
-        self._wake(client)
+        self._wake(client, is_newest=False)
         grants = self._dispatch.exchange(client, outcomes, wanted)
         if outcomes:
-            self._wake_all()
+            self._wake_due()
         while wanted and not (grants.leases or grants.refusals) and loop.time() < deadline:
             # Grants are made only right before they are returned, never across this wait.
-            is_newest = await self._wait(client, deadline - loop.time(), grants.next_in_s)
-            if not is_newest:
+            if not await self._wait(client, deadline - loop.time(), grants.next_in_s):
                 return Grants()
             grants = self._dispatch.exchange(client, (), wanted)
         return grants
@@ -74,28 +76,39 @@ class AsyncDispatcher:
     def restore(self, account: str, text: str) -> None:
         self._dispatch.restore(account, text)
 
-    def _wake(self, client: str) -> None:
-        """End the wait of this client's older exchange."""
+    def _wake_due(self) -> None:
+        """Let every exchange try again that waits and could get something now."""
+        for client in self._dispatch.due():
+            self._wake(client, is_newest=True)
+
+    def _wake(self, client: str, *, is_newest: bool) -> None:
+        """End this client's wait; `is_newest` is what the exchange that waits is then told."""
         waiter = self._waiters.pop(client, None)
         if waiter is not None and not waiter.done():
-            waiter.set_result(False)
-
-    def _wake_all(self) -> None:
-        """Something came free: let every exchange that waits try again."""
-        waiters, self._waiters = self._waiters, {}
-        for waiter in waiters.values():
-            if not waiter.done():
-                waiter.set_result(True)
+            waiter.set_result(is_newest)
 
     async def _wait(self, client: str, longest_s: float, next_in_s: float | None) -> bool:
         """False if a newer exchange of the client took over."""
-        waiter = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[bool] = loop.create_future()
         self._waiters[client] = waiter
-        seconds = longest_s if next_in_s is None else min(longest_s, next_in_s + 0.001)
+        seconds = longest_s if next_in_s is None else min(longest_s, next_in_s)
+        # Not `wait_for`, which keeps a cancellation to itself if the wait ends at that moment.
+        timer = loop.call_later(max(_SHORTEST_WAIT_S, seconds), self._time_is_up, waiter)
         try:
-            return await asyncio.wait_for(waiter, max(0.0, seconds))
-        except TimeoutError:
-            return True
+            return await waiter
+        except asyncio.CancelledError:
+            if self._waiters.get(client, waiter) is waiter:
+                # Nobody waits here any more: what was kept free for this client is for others.
+                self._dispatch.withdraw(client)
+                self._wake_due()
+            raise
         finally:
+            timer.cancel()
             if self._waiters.get(client) is waiter:
                 del self._waiters[client]
+
+    @staticmethod
+    def _time_is_up(waiter: asyncio.Future[bool]) -> None:
+        if not waiter.done():
+            waiter.set_result(True)

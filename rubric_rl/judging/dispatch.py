@@ -7,36 +7,43 @@ caller's; nothing here waits or talks. `AsyncDispatcher` puts it on an event loo
 
 A lease is granted when all of these hold:
 
-    the account's money        spent + reserved + the most it can cost <= max_cost_usd
+    the account's money        spent + reserved + the most it can cost <= max_cost_usd;
+                               refused if it wouldn't fit beside what is spent alone
     requests, tokens a minute  see `limits.RateWindow`
     concurrency                all that is out < max_concurrency
     an endpoint                up, not paused, below its own limit; of those the least loaded
+    the client's turn          clients with fewer grants that wait could still get theirs
 
-Several clients may set different limits; the strictest of those that were
-active within the last minute count for all.
+Limits are those of `members`: the strictest of all active clients.
 """
 
 from __future__ import annotations
 
-import json
-import math
+import enum
+import secrets
+from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from itertools import islice
-from typing import Any
+from dataclasses import dataclass
+
+from pydantic import TypeAdapter, ValidationError
 
 from rubric_rl.config.schema import JudgeBudgetConfig, JudgeHealthConfig
-from rubric_rl.judging.endpoint_health import EndpointHealth
+from rubric_rl.errors import RunFolderError
+from rubric_rl.judging.endpoint_health import EndpointHealth, EndpointState, least_loaded
 from rubric_rl.judging.leases import Grants, Lease, LeaseRequest, Outcome, Refusal
-from rubric_rl.judging.limits import Account, RateWindow
-from rubric_rl.types import FailureCause
+from rubric_rl.judging.limits import (
+    Account,
+    ConcurrencyLimit,
+    RateWindow,
+    WindowState,
+    refusal,
+)
+from rubric_rl.judging.members import Member, Members, Rival, is_its_turn
 
-ACTIVE_S = 60.0
-"""A client's limits count for so long after its last exchange."""
+TURN_S = 0.05
+"""When to ask again if others come first."""
 
-# Leases looked at for their age in one exchange, oldest first.
-_EXPIRED_AT_ONCE = 64
-_REMEMBERED_ANSWERS = 10_000
+_REMEMBERED_LOST = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,49 +61,62 @@ class DispatchSnapshot:
     """State in words, by endpoint."""
 
 
-@dataclass(slots=True, kw_only=True)
-class _Client:
-    budget: JudgeBudgetConfig
-    health: JudgeHealthConfig
-    account: str
-    endpoints: tuple[str, ...]
-    lease_timeout_s: float
-    active_at: float
-    wanted: dict[int, LeaseRequest] = field(default_factory=dict[int, LeaseRequest])
-    answered: dict[int, None] = field(default_factory=dict[int, None])
-    """Requests granted or refused lately. A client whose messages cross asks for them again."""
-
-    def answer(self, request_id: int) -> None:
-        self.wanted.pop(request_id, None)
-        self.answered[request_id] = None
-        if len(self.answered) > _REMEMBERED_ANSWERS:
-            del self.answered[next(iter(self.answered))]
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _State:
+    """What a checkpoint keeps."""
+
+    source: int
+    """Which dispatch it is of, so that no state is taken twice, nor its own."""
+    spent_usd: float
+    window: WindowState
+    endpoints: dict[str, EndpointState]
+
+
+_STATE = TypeAdapter(_State)
+
+
+class _Wait(enum.Enum):
+    """Why a request gets no lease yet."""
+
+    FOR_ROOM = enum.auto()
+    FOR_ANOTHER_ENDPOINT = enum.auto()
+    FOR_OTHERS = enum.auto()
+
+
+@dataclass(slots=True)
 class _Out:
     """A lease that has no outcome yet."""
 
-    client: str
-    endpoint: str
-    request: LeaseRequest
+    endpoint: EndpointHealth
+    account: Account
+    cost_usd: float
     granted_at: float
     lost_at: float
+    hedge_after_s: float | None
 
 
 class Dispatch:
     """The budget's state. Every method takes the time from `now`."""
 
-    def __init__(self, *, now: Callable[[], float]) -> None:
-        """`now`: seconds on a clock that never goes back."""
+    def __init__(self, *, now: Callable[[], float], source: int | None = None) -> None:
+        """`now`: seconds on a clock that never goes back.
+
+        `source`: unlike that of any other dispatch; None draws one. Leases are numbered from
+        it, so that an outcome of a lease of a process that died is not taken for another's.
+        """
         self._now = now
-        self._clients: dict[str, _Client] = {}
+        self._source = secrets.randbits(48) if source is None else source
+        self._known_sources = {self._source}
+        self._last_lease = self._source
+        self._members = Members()
         self._endpoints: dict[str, EndpointHealth] = {}
+        self._restored_endpoints: dict[str, EndpointState] = {}
         self._accounts: dict[str, Account] = {}
-        self._requests, self._tokens = RateWindow(), RateWindow()
+        self._window = RateWindow()
         self._out: dict[int, _Out] = {}
-        self._last_lease = 0
-        self._last_restored = 0
+        # Leases of equal timeouts are lost in the order of their grants.
+        self._by_timeout: dict[float, deque[int]] = {}
+        self._lost: dict[int, tuple[Account, float]] = {}
 
     # ------------------------------------------------------------------------
     # Clients
@@ -112,144 +132,160 @@ class Dispatch:
         lease_timeout_s: float,
     ) -> None:
         """Take part, or change one's limits."""
-        known = self._clients.get(client)
-        self._clients[client] = _Client(
+        member = Member(
             budget=budget,
             health=health,
             account=account,
-            endpoints=tuple(endpoints),
+            endpoints=[self._endpoint(name, budget.max_concurrency) for name in endpoints],
             lease_timeout_s=lease_timeout_s,
             active_at=self._now(),
-            wanted=known.wanted if known else {},
-            answered=known.answered if known else {},
         )
-        self._accounts.setdefault(account, Account())
-        ceiling = self._max_concurrency()
-        for name in endpoints:
-            if name not in self._endpoints:
-                self._endpoints[name] = EndpointHealth(name=name, ceiling=ceiling)
-        for endpoint in self._endpoints.values():
-            if endpoint.ceiling != ceiling:
-                untouched = endpoint.limit == endpoint.ceiling
-                endpoint.ceiling = ceiling
-                endpoint.limit = ceiling if untouched else min(endpoint.limit, ceiling)
+        self._members.join(client, member)
+        self._account(account)
+        self._by_timeout.setdefault(lease_timeout_s, deque())
 
-    def _active(self) -> list[_Client]:
-        since = self._now() - ACTIVE_S
-        return [client for client in self._clients.values() if client.active_at >= since]
+    def withdraw(self, client: str) -> None:
+        """The client waits for nothing any more; what it has out stays."""
+        self._members.withdraw(client)
 
-    def _max_concurrency(self) -> int:
-        return min((c.budget.max_concurrency for c in self._active()), default=1)
+    def due(self) -> list[str]:
+        """Clients that wait and could get something now, if it is their turn."""
+        now = self._now()
+        return self._members.due(now) if self._left(now) >= 1 else []
 
-    def _per_minute(self, name: str) -> float:
-        limits = [getattr(client.budget, name) for client in self._active()]
-        return min((limit for limit in limits if limit is not None), default=math.inf)
+    def _endpoint(self, name: str, ceiling: int) -> EndpointHealth:
+        if name not in self._endpoints:
+            endpoint = EndpointHealth(name=name, limit=ConcurrencyLimit(ceiling))
+            self._endpoints[name] = endpoint
+            if state := self._restored_endpoints.pop(name, None):
+                endpoint.restore(state, self._now())
+        return self._endpoints[name]
 
-    def _max_cost_usd(self, account: str) -> float | None:
-        limits = [c.budget.max_cost_usd for c in self._active() if c.account == account]
-        return min((limit for limit in limits if limit is not None), default=None)
+    def _account(self, name: str) -> Account:
+        if name not in self._accounts:
+            self._accounts[name] = Account()
+        return self._accounts[name]
 
     # ------------------------------------------------------------------------
-    # Exchanging
+    # Granting
 
     def exchange(
         self, client: str, outcomes: Sequence[Outcome], wanted: Sequence[LeaseRequest]
     ) -> Grants:
         """Settle outcomes, then grant what can be granted now. Raises KeyError if unknown."""
-        member = self._clients[client]
-        member.active_at = self._now()
-        self._expire()
+        now = self._now()
+        member = self._members.touch(client, now)
+        self._expire(now)
         for outcome in outcomes:
-            self._settle(outcome, self._now())
-        wanted = [r for r in wanted if r.request_id not in member.answered]
-        member.wanted = {request.request_id: request for request in wanted}
+            self._settle(outcome, now)
+        if not wanted:
+            member.num_waiting = 0
+            return Grants()
+        self._members.begins_to_wait(member, len(wanted), now)
         leases: list[Lease] = []
         refusals: list[Refusal] = []
-        room = self._share_of_room(member)
-        for request in wanted:
-            if refusal := self._refusal(member, request):
-                refusals.append(refusal)
-                member.answer(request.request_id)
-            elif len(leases) < room and (lease := self._grant(client, member, request)):
-                leases.append(lease)
-                member.answer(request.request_id)
-            elif len(leases) >= room or not request.avoid:
-                break  # what doesn't fit now would not fit for a later one either
-        next_in_s = self._next_in() if member.wanted else None
+        others_first = self._serve(client, member, wanted, leases, refusals)
+        next_in_s = self._next_in(member, others_first, now) if member.num_waiting else None
         return Grants(leases=tuple(leases), refusals=tuple(refusals), next_in_s=next_in_s)
 
-    def _share_of_room(self, member: _Client) -> int:
-        """How many leases this client may get now: an equal share of what all wait for."""
-        requests_left = self._per_minute("requests_per_minute") - self._requests.total
-        room = min(self._max_concurrency() - len(self._out), requests_left)
-        waiting = sum(1 for client in self._active() if client.wanted) or 1
-        return math.ceil(max(0.0, room) / waiting)
-
-    def _refusal(self, member: _Client, request: LeaseRequest) -> Refusal | None:
-        """A request that would wait for ever."""
-        limit = self._per_minute("tokens_per_minute")
-        if request.tokens > limit:
-            return Refusal(
-                request_id=request.request_id,
-                cause=FailureCause.REFUSED_REQUEST,
-                message=(
-                    f"one request of about {request.tokens} tokens is more than "
-                    f"judge.budget.tokens_per_minute={limit:g}: raise it, or use "
-                    "judge.llm.mode=chunk or a smaller judge.llm.max_reply_tokens"
-                ),
-            )
-        account, most = self._accounts[member.account], self._max_cost_usd(member.account)
-        # What is reserved may cost less in the end: then it is worth waiting for.
-        if account.can_ever_allow(request.cost_usd, most):
-            return None
-        return Refusal(
-            request_id=request.request_id,
-            cause=FailureCause.BUDGET,
-            message=(
-                f"a request that may cost {request.cost_usd:.4f} USD would exceed "
-                f"judge.budget.max_cost_usd={most:g}: {account.spent_usd:.4f} USD are spent"
-            ),
-        )
-
-    def _grant(self, client: str, member: _Client, request: LeaseRequest) -> Lease | None:
+    def _serve(
+        self,
+        client: str,
+        member: Member,
+        wanted: Sequence[LeaseRequest],
+        leases: list[Lease],
+        refusals: list[Refusal],
+    ) -> bool:
+        """Add what can be answered, oldest request first; True if others come before the rest."""
         now = self._now()
-        if self._tokens.total + request.tokens > self._per_minute("tokens_per_minute"):
-            return None
-        most = self._max_cost_usd(member.account)
-        if not self._accounts[member.account].allows(request.cost_usd, most):
-            return None
-        endpoint = self._choose(member, request.avoid)
-        if endpoint is None:
-            return None
+        rivals, limits = self._members.rivals(client, now), self._members.limits(now)
+        stuck: set[str | None] = set()
+        for request in wanted:
+            if request.request_id in member.answered:
+                member.num_waiting -= 1
+            elif no := refusal(request, *self._money(member, request), limits.tokens_per_minute):
+                refusals.append(no)
+                member.answer(request.request_id)
+            elif request.avoid not in stuck:
+                answer = self._try(member, request, rivals)
+                if isinstance(answer, Lease):
+                    leases.append(answer)
+                    member.answer(request.request_id)
+                elif answer is _Wait.FOR_ANOTHER_ENDPOINT:
+                    stuck.add(request.avoid)  # a later request may go where this one may not
+                else:
+                    return answer is _Wait.FOR_OTHERS
+        member.avoiding = stuck.pop() if len(stuck) == 1 else None
+        return False
+
+    def _try(self, member: Member, request: LeaseRequest, rivals: Sequence[Rival]) -> Lease | _Wait:
+        """A lease, or what the request has to wait for."""
+        now = self._now()
+        member.next_tokens = request.tokens
+        room, tokens = self._left(now), self._tokens_left(now)
+        if rivals:
+            room = min(room, member.room(now))
+        if room < 1 or tokens < request.tokens:
+            return _Wait.FOR_ROOM
+        account, most = self._money(member, request)
+        if not account.allows(request.cost_usd, most):
+            member.lacks_money = True
+            return _Wait.FOR_ROOM
+        if not is_its_turn(member, request, rivals, room=room, tokens=tokens):
+            return _Wait.FOR_OTHERS
+        allowed = member.allowed(request.avoid, now)
+        endpoint = least_loaded(allowed, now)
+        if endpoint is not None:
+            return self._grant(member, request, endpoint, now)
+        return _Wait.FOR_ROOM if allowed is member.endpoints else _Wait.FOR_ANOTHER_ENDPOINT
+
+    def _money(self, member: Member, request: LeaseRequest) -> tuple[Account, float | None]:
+        """Whose money it is, and the most of it."""
+        name = request.account or member.account
+        return self._account(name), self._members.max_cost_usd(member, name)
+
+    def _left(self, now: float) -> float:
+        """Requests that concurrency and the limit per minute leave room for."""
+        limits = self._members.limits(now)
+        of_minute = limits.requests_per_minute - self._window.num_requests
+        return min(limits.max_concurrency - len(self._out), of_minute)
+
+    def _tokens_left(self, now: float) -> float:
+        return self._members.limits(now).tokens_per_minute - self._window.tokens
+
+    def _grant(
+        self, member: Member, request: LeaseRequest, endpoint: EndpointHealth, now: float
+    ) -> Lease:
         self._last_lease += 1
-        lease_id = self._last_lease
-        self._out[lease_id] = _Out(
-            client=client,
-            endpoint=endpoint.name,
-            request=request,
-            granted_at=now,
-            lost_at=now + member.lease_timeout_s,
-        )
-        endpoint.granted()
-        self._requests.add(lease_id, 1, now)
-        self._tokens.add(lease_id, request.tokens, now)
-        self._accounts[member.account].reserve(request.cost_usd)
-        hedge = endpoint.hedge_after_s() if member.health.hedge else None
+        lease_id, account = self._last_lease, self._money(member, request)[0]
+        hedge_after_s = endpoint.latencies.hedge_after_s if member.health.hedge else None
+        lost_at = now + member.lease_timeout_s
+        self._out[lease_id] = _Out(endpoint, account, request.cost_usd, now, lost_at, hedge_after_s)
+        self._by_timeout[member.lease_timeout_s].append(lease_id)
+        endpoint.granted(lease_id)
+        self._window.add(lease_id, request.tokens, now)
+        account.reserve(request.cost_usd)
+        self._members.granted(member)
         return Lease(
             lease_id=lease_id,
             request_id=request.request_id,
             endpoint=endpoint.name,
-            hedge_after_s=hedge,
+            hedge_after_s=hedge_after_s,
         )
 
-    def _choose(self, member: _Client, avoid: str | None) -> EndpointHealth | None:
-        """The least loaded endpoint with room; the avoided one only if no other is up."""
-        now = self._now()
-        own = [self._endpoints[name] for name in member.endpoints]
-        if any(endpoint.is_up(now) for endpoint in own if endpoint.name != avoid):
-            own = [endpoint for endpoint in own if endpoint.name != avoid]
-        free = [endpoint for endpoint in own if endpoint.has_room(now)]
-        return min(free, key=lambda e: (e.in_flight / e.limit, e.grants), default=None)
+    def _next_in(self, member: Member, others_first: bool, now: float) -> float | None:
+        """Seconds until more could be granted without a report."""
+        moments = [endpoint.next_in(now) for endpoint in member.endpoints]
+        per_minute = self._members.limits(now).requests_per_minute
+        lacks_tokens = self._tokens_left(now) < member.next_tokens
+        if lacks_tokens or self._window.num_requests >= per_minute:
+            moments.append(self._window.next_in(now))
+        if others_first:
+            moments.append(TURN_S)
+        for lease_ids in self._by_timeout.values():
+            if lease_ids and (out := self._out.get(lease_ids[0])):
+                moments.append(out.lost_at - now)
+        return min((moment for moment in moments if moment is not None), default=None)
 
     # ------------------------------------------------------------------------
     # Outcomes
@@ -257,56 +293,44 @@ class Dispatch:
     def _settle(self, outcome: Outcome, now: float) -> None:
         out = self._out.pop(outcome.lease_id, None)
         if out is None:
-            return  # taken as lost before, or of a budget that was started anew
-        member = self._clients[out.client]
-        endpoint = self._endpoints[out.endpoint]
-        endpoint.in_flight -= 1
-        self._tell(endpoint, member, out, outcome, now)
+            self._correct(outcome)
+            return
+        limits, num_up = self._members.limits(now), self._num_up(now)
+        out.endpoint.ended(
+            outcome,
+            granted_at=out.granted_at,
+            hedge_after_s=out.hedge_after_s,
+            fair_share=limits.max_concurrency / max(1, num_up),
+            limits=limits,
+            now=now,
+        )
         if outcome.kind == "unused":
-            self._requests.drop(outcome.lease_id)
-            self._tokens.drop(outcome.lease_id)
+            self._window.drop(outcome.lease_id)
         else:
-            self._requests.settle(outcome.lease_id, now)
-            self._tokens.settle(outcome.lease_id, now, outcome.tokens or None)
-        self._accounts[member.account].settle(out.request.cost_usd, outcome.cost_usd)
+            self._window.settle(outcome.lease_id, now, outcome.tokens or None)
+        out.account.settle(out.cost_usd, _cost(outcome, out.cost_usd))
 
-    def _tell(
-        self, endpoint: EndpointHealth, member: _Client, out: _Out, outcome: Outcome, now: float
-    ) -> None:
-        adaptive = member.budget.adaptive
-        match outcome.kind:
-            case "ok":
-                endpoint.succeeded(outcome.latency_s, adaptive=adaptive)
-            case "rate_limited":
-                endpoint.was_rate_limited(
-                    out.granted_at, outcome.retry_after_s, now, adaptive=adaptive
-                )
-            case "refused":
-                endpoint.answered()
-            case "failed" | "timeout" | "wrong_judge":
-                wrong = outcome.kind == "wrong_judge"
-                endpoint.failed(member.health, now, wrong=wrong)
-            case "cancelled" | "unused":
-                endpoint.gave_up_probe(now)
+    def _correct(self, outcome: Outcome) -> None:
+        """What a lease really cost that was taken as lost; others are not known (any more)."""
+        if outcome.lease_id in self._lost:
+            account, charged = self._lost.pop(outcome.lease_id)
+            account.correct(charged, _cost(outcome, charged))
 
-    def _expire(self) -> None:
+    def _expire(self, now: float) -> None:
         """Let go of what is over: old counts, and leases whose worker must have died."""
-        now = self._now()
-        self._requests.expire(now)
-        self._tokens.expire(now)
-        # In the order of their grants; timeouts differ between runs only.
-        for lease_id, out in tuple(islice(self._out.items(), _EXPIRED_AT_ONCE)):
-            if out.lost_at <= now:
-                most = out.request.cost_usd  # a provider may bill what nobody waited for
-                lost = Outcome(lease_id=lease_id, kind="cancelled", cost_usd=most)
-                self._settle(lost, now)
-
-    def _next_in(self) -> float | None:
-        """Seconds until more could be granted without a report."""
-        now = self._now()
-        moments = [self._requests.next_in(now), self._tokens.next_in(now)]
-        moments += [endpoint.next_in(now) for endpoint in self._endpoints.values()]
-        return min((moment for moment in moments if moment is not None), default=None)
+        self._window.expire(now)
+        for lease_ids in self._by_timeout.values():
+            while lease_ids:
+                lease_id = lease_ids[0]
+                out = self._out.get(lease_id)
+                if out is not None and out.lost_at > now:
+                    break
+                lease_ids.popleft()
+                if out is not None:
+                    self._settle(Outcome(lease_id=lease_id, kind="cancelled"), now)
+                    self._lost[lease_id] = (out.account, out.cost_usd)
+                    if len(self._lost) > _REMEMBERED_LOST:
+                        del self._lost[next(iter(self._lost))]
 
     # ------------------------------------------------------------------------
     # Looking on, saving
@@ -314,41 +338,62 @@ class Dispatch:
     def snapshot(self, account: str) -> DispatchSnapshot:
         """How things stand."""
         now, endpoints = self._now(), self._endpoints.values()
-        total = sum(int(endpoint.limit) for endpoint in endpoints)
+        limits = self._members.limits(now)
+        total = sum(endpoint.limit.whole for endpoint in endpoints)
         return DispatchSnapshot(
-            spent_usd=self._accounts[account].spent_usd if account in self._accounts else 0.0,
+            spent_usd=self._account(account).spent_usd,
             in_flight=len(self._out),
-            waiting=sum(len(client.wanted) for client in self._active()),
-            concurrency_limit=min(self._max_concurrency(), total),
+            waiting=self._members.num_waiting,
+            concurrency_limit=min(limits.max_concurrency, total),
             num_endpoints=len(endpoints),
-            num_endpoints_up=sum(endpoint.is_up(now) for endpoint in endpoints),
+            num_endpoints_up=self._num_up(now),
             rate_limited=sum(endpoint.rate_limited for endpoint in endpoints),
-            endpoints={endpoint.name: endpoint.in_words() for endpoint in endpoints},
+            endpoints={endpoint.name: endpoint.in_words(now) for endpoint in endpoints},
         )
 
     def to_json(self, account: str) -> str:
-        """What a checkpoint keeps: money, limits, and what the last minute took."""
+        """What a checkpoint keeps: money, limits, health, and what the last minute took."""
         now = self._now()
-        state = {
-            "spent_usd": self._accounts[account].spent_usd if account in self._accounts else 0.0,
-            "limits": {e.name: e.limit for e in self._endpoints.values()},
-            "open_for_s": {e.name: max(0.0, e.open_until - now) for e in self._endpoints.values()},
-            "requests": self._requests.ages(now),
-            "tokens": self._tokens.ages(now),
-        }
-        return json.dumps(state)
+        self._window.expire(now)
+        state = _State(
+            source=self._source,
+            spent_usd=self._account(account).spent_usd,
+            window=self._window.state(now),
+            endpoints={e.name: e.state(now) for e in self._endpoints.values()},
+        )
+        return _STATE.dump_json(state).decode()
 
     def restore(self, account: str, text: str) -> None:
-        """Go on from `to_json`. What is known here already is never lowered."""
-        state: dict[str, Any] = json.loads(text)
-        own = self._accounts.setdefault(account, Account())
-        own.spent_usd = max(own.spent_usd, state["spent_usd"])
-        fresh = not self._last_lease and not self._last_restored
-        if fresh:
-            now = self._now()
-            for name in state["limits"].keys() & self._endpoints.keys():
-                endpoint = self._endpoints[name]
-                endpoint.restore(state["limits"][name], state["open_for_s"][name], now)
-            self._requests.restore(state["requests"], -1, now)
-            self._tokens.restore(state["tokens"], -1, now)
-        self._last_restored += 1
+        """Go on from `to_json`. What is known here already is never lowered.
+
+        Raises:
+            RunFolderError: `text` is nothing that `to_json` gave.
+        """
+        try:
+            state = _STATE.validate_json(text)
+        except ValidationError as err:
+            raise RunFolderError(
+                f"the judges' limits and spending in the checkpoint can't be read: {err}; resume "
+                "from an older checkpoint, or start anew with another run.dir"
+            ) from None
+        own, now = self._account(account), self._now()
+        own.spent_usd = max(own.spent_usd, state.spent_usd)
+        if state.source in self._known_sources:
+            return
+        self._known_sources.add(state.source)
+        self._window.restore(state.window, now)
+        for name, endpoint in state.endpoints.items():
+            if name in self._endpoints:
+                self._endpoints[name].restore(endpoint, now)
+            else:
+                self._restored_endpoints[name] = endpoint
+
+    def _num_up(self, now: float) -> int:
+        return sum(endpoint.is_up(now) for endpoint in self._endpoints.values())
+
+
+def _cost(outcome: Outcome, estimate_usd: float) -> float:
+    """USD to charge. A provider may bill what nobody waited for, so unless told otherwise all."""
+    if outcome.kind == "cancelled" and not outcome.cost_usd:
+        return estimate_usd
+    return outcome.cost_usd

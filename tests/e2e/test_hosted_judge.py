@@ -90,13 +90,13 @@ async def judge_twice(config: Config, folder: Path) -> tuple[list[Judgement], fl
 
 @pytest.mark.timeout(600)
 def test_a_hosted_judge_gives_verdicts_and_remembers_them(
-    small_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NO_PROXY", "*")
     config = compose(OVERRIDES)
     with ray_cluster(config.cluster):
         (first, second), cache_bytes = asyncio.run(judge_twice(config, tmp_path))
-    assert first.judge_id == small_model_dir.name
+    assert first.judge_id == "builtin:smollm2"
     assert first.usage.calls >= 1
     assert first.usage.cost_usd == 0.0
     [verdict] = first.verdicts

@@ -41,6 +41,7 @@ def command(run_dir: Path, model_dir: Path) -> list[str]:
         "rollout.samples_per_prompt=4",
         "rollout.max_new_tokens=16",
         # Rubrics are refined after steps 2 and, were it not the last, 4.
+        "refinement=offline",
         "refinement.every_steps=2",
         "refinement.only_tied=false",
         "refinement.gate.max_reversed_frac=1.0",

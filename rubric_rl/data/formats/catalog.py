@@ -141,7 +141,7 @@ def _checked_suffix(path: Path, option: FormatOption, what: str) -> str:
     if option == "auto":
         raise DataError(
             f"{what} has the suffix {path.suffix!r}, so its format can't be recognised: name it "
-            f"{JSONL} or {PARQUET}, or say which format it is ({_known_formats()})"
+            f"{JSONL} or {PARQUET}, or say which format it is:{_known_formats()}"
         )
     with path.open("rb") as file:
         is_parquet = file.read(len(_PARQUET_MAGIC)) == _PARQUET_MAGIC
@@ -170,7 +170,7 @@ def recognise(rows: Sequence[RawRow], path: Path) -> FormatName:
     columns = ", ".join(sorted(keys))
     if not found:
         raise DataError(
-            f"{path}: the layout with {columns} is not known; allowed: {_known_formats()}"
+            f"{path}: the layout with {columns} is not known; allowed are{_known_formats()}"
         )
     if len(found) > 1:
         raise DataError(
@@ -219,8 +219,9 @@ def _dialect_of(fields: Mapping[str, object]) -> FormatName | None:
 
 
 def _known_formats() -> str:
-    return "; ".join(
-        f"{name} ({' or '.join(spec.suffixes)}) with "
+    """One a line, indented, with the files that it comes in and its columns."""
+    return "".join(
+        f"\n  {name} ({' or '.join(spec.suffixes)}) with "
         f"{' or '.join(', '.join(columns) for columns in spec.columns)}"
         for name, spec in FORMATS.items()
     )

@@ -494,9 +494,16 @@ def test_a_reader_that_has_seen_enough_is_no_error(source: Path) -> None:
     os.close(reading)
     command = [sys.executable, "-m", "rubric_rl.cli", "rubrics", "export", str(source), "--to"]
     out = source.with_name("out.jsonl")
+    # Buffered, as Python's output into a pipe is unless someone says otherwise.
+    env = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
     try:
         result = subprocess.run(
-            [*command, str(out)], stdout=writing, stderr=subprocess.PIPE, text=True, check=False
+            [*command, str(out)],
+            stdout=writing,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            env=env,
         )
     finally:
         os.close(writing)

@@ -303,3 +303,15 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(
         export_prompts([prompt, broken], path, layout)
     assert path.read_text() == "what was there"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(("name", "layout"), FILES)
+def test_whoever_has_the_old_file_open_reads_it_to_its_end(
+    tmp_path: Path, name: str, layout: Layout
+) -> None:
+    path = tmp_path / name
+    path.write_text("what was there")
+    with path.open() as file:
+        export_prompts([full_prompt()], path, layout)
+        assert file.read() == "what was there"
+    assert read_back(path)

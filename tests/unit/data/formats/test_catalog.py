@@ -145,8 +145,10 @@ def test_an_unknown_layout_is_refused_with_what_was_found_and_what_is_allowed(
     with pytest.raises(DataError) as caught:
         read_prompt_file(path, "auto", what="it")
     message = str(caught.value)
-    assert f"{path}: the layout with chosen, prompt is not known; allowed: canonical" in message
-    assert "rar (.jsonl or .parquet) with question, rubric" in message
+    assert (
+        f"{path}: the layout with chosen, prompt is not known; allowed are\n  canonical" in message
+    )
+    assert "\n  rar (.jsonl or .parquet) with question, rubric\n" in message
 
 
 def test_a_misspelt_key_of_ours_is_reported_as_such(tmp_path: Path) -> None:
@@ -162,7 +164,9 @@ def test_a_misspelt_key_of_ours_is_reported_as_such(tmp_path: Path) -> None:
 
 def test_an_unknown_suffix_is_refused_with_what_is_allowed(tmp_path: Path) -> None:
     path = write(tmp_path / "prompts.csv", [ROWS["rar"][1]])
-    with pytest.raises(DataError, match=r"it has the suffix '.csv'.*\(canonical \(.jsonl\) with"):
+    with pytest.raises(
+        DataError, match=r"it has the suffix '.csv'.*:\n  canonical \(.jsonl\) with"
+    ):
         read_prompt_file(path, "auto", what="it")
 
 
