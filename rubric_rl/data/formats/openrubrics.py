@@ -8,7 +8,8 @@
 How a row is read:
 
 1. The text is cut at its numbers 1., 2., 3. in their order; an item may run over
-   several lines and ends with its type. An item that doesn't drops its row.
+   several lines and ends with its type. An item that doesn't, or that has a type
+   in the middle too, drops its row.
 2. The format has no weights. They are the user's to give, one for each type: the
    option weights=hard=2,principle=1 is needed.
 3. Every item says how a good answer is, so the polarity is 1. The type is kept as
@@ -41,6 +42,7 @@ from rubric_rl.errors import ConfigError
 
 _DOMAIN = "openrubrics"
 _NUMBER = re.compile(r"^[ \t]*(?:\*\*)?(\d{1,3})[.)](?:\*\*)?[ \t]+", re.M)
+_MARKER = re.compile(r"\[\s*(?:hard[ _-]?rule|principle)\s*\]", re.I)
 _TYPE = re.compile(r"\s*\**\[\s*(hard[ _-]?rule|principle)\s*\]\**[.;]?\s*$", re.I)
 
 
@@ -102,6 +104,8 @@ def _criterion(item: str, cid: str, weights: TypeWeights, options: ReadOptions) 
     if found is None:
         raise RowError("an item doesn't end with [Hard Rule] or [Principle]", cid)
     text = item[: found.start()]
+    if _MARKER.search(text):
+        raise RowError("an item holds another one: its number is missing or out of order", cid)
     if not text.strip():
         raise RowError("a criterion is blank", cid)
     is_hard = found[1].lower().startswith("hard")

@@ -127,3 +127,17 @@ def test_an_unusable_row_is_dropped_with_the_reason(
     assert len(imported.loaded) == 1
     (dropped,) = imported.dropped
     assert (dropped.source, dropped.reason, dropped.detail) == ("row 1", reason, detail)
+
+
+@pytest.mark.parametrize(
+    "rubric",
+    [
+        "1. One. [Hard Rule] 2. Two. [Principle]",
+        "1. One. [Hard Rule]\n3. Three. [Principle]",
+        "1. One. [Hard Rule]\n- Two. [Principle]",
+    ],
+)
+def test_items_that_can_not_be_told_apart_drop_the_row_and_are_never_merged(rubric: str) -> None:
+    imported = read(row(rubric))
+    assert imported.loaded == ()
+    assert imported.dropped[0].reason.startswith("an item holds another one")
