@@ -35,7 +35,7 @@ from rubric_rl.controller.judging_tally import nothing_scored
 from rubric_rl.controller.state import TrainState
 from rubric_rl.controller.streaming import GroupStreamer, RolloutPlan, StreamTiming
 from rubric_rl.data.order import epoch_order
-from rubric_rl.errors import RunFolderError
+from rubric_rl.errors import JudgeFailureError, RunFolderError
 from rubric_rl.types import Group, JudgedSample, Prompt
 
 
@@ -84,6 +84,15 @@ class VersionGate:
         while self._policy_version < policy_version:
             self._advanced.clear()
             await self._advanced.wait()
+
+
+class NothingScored(Exception):
+    """No group of a step has a reward; stays within the controller."""
+
+    def __init__(self, groups: StepGroups, error: JudgeFailureError) -> None:
+        super().__init__(str(error))
+        self.groups = groups
+        self.error = error
 
 
 class EpochGroups:
@@ -183,11 +192,11 @@ class EpochGroups:
         )
 
     def _refuse_empty(self, groups: StepGroups) -> None:
-        """Raise JudgeFailureError if nothing was scored, but for the few last of an epoch."""
+        """Raise NothingScored if nothing was scored, but for the few last of an epoch."""
         a_step = min(self._config.rollout.prompts_per_step, self._epoch_size)
         if not groups.groups and len(groups.consumed_prompt_ids) >= a_step:
             min_scored = self._config.algorithm.min_scored_samples
-            raise nothing_scored(groups.step, groups.samples, min_scored)
+            raise NothingScored(groups, nothing_scored(groups.step, groups.samples, min_scored))
 
     def _is_enough(self, group: Group) -> bool:
         return len(group.scored) >= self._config.algorithm.min_scored_samples

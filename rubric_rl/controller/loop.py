@@ -29,7 +29,7 @@ from rubric_rl.controller.archive import CandidateArchive
 from rubric_rl.controller.assembly import assemble
 from rubric_rl.controller.criteria_stats import criteria_stats
 from rubric_rl.controller.evaluation import Anchor, Evaluation, evaluate
-from rubric_rl.controller.groups import EpochGroups, StepGroups
+from rubric_rl.controller.groups import EpochGroups, NothingScored, StepGroups
 from rubric_rl.controller.interfaces import JudgePool, LearnerGroup, RolloutPool, WeightSync
 from rubric_rl.controller.judging_tally import JudgingTally, refuse_unscored
 from rubric_rl.controller.money import (
@@ -150,6 +150,12 @@ class Controller:
                         began = time.perf_counter()
             state = await self._evaluate_pending(state)
             self._refuse_given_up()
+        except NothingScored as refused:
+            # The samples say why: they are what the error's text points to.
+            rows = step_rows(refused.groups, (), self._prompts, self._rubrics)
+            self._log(StepRecord(step=refused.groups.step, metrics={}, rows=rows))
+            await self._checkpoint(state.with_empty_window())
+            raise refused.error from None
         except JudgeFailureError:
             await self._checkpoint(state.with_empty_window())
             raise

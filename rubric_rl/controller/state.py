@@ -50,6 +50,8 @@ class TrainState:
     """`RubricSet.content_hash` of the rubrics in force."""
     phase: Literal["training", "refining"] = "training"
     """`refining`: the rubrics in force are to be refined before the next step."""
+    data_hash: str | None = None
+    """Of all prompts' words; older checkpoints don't have it."""
     refined_at: NonNegativeInt | None = None
     """The step after which rubrics were refined last."""
     window: tuple[JudgingTally, ...] = ()

@@ -122,11 +122,14 @@ class _Run:
         if self.opened.checkpoint is None:
             rubrics = self.inputs.rubrics
             return TrainState(
-                rubric_version=rubrics.version, rubric_hash=rubrics.content_hash
+                rubric_version=rubrics.version,
+                rubric_hash=rubrics.content_hash,
+                data_hash=self.inputs.data_hash,
             ), rubrics
         state, rubrics = checkpoints.read(self.opened.checkpoint)
         prompts = {p.prompt_id for p in (*self.inputs.train_prompts, *self.inputs.eval_prompts)}
-        if prompts != {rubric.prompt_id for rubric in rubrics.rubrics}:
+        is_other = state.data_hash is not None and state.data_hash != self.inputs.data_hash
+        if is_other or prompts != {rubric.prompt_id for rubric in rubrics.rubrics}:
             raise RunFolderError(
                 f"checkpoint {str(self.opened.checkpoint.path)!r} was made with other prompts than "
                 f"data.path={self.config.data.path!r} holds now: restore the file, or set another "

@@ -7,6 +7,8 @@ judge endpoint. Placement comes last and elsewhere, since it needs the cluster.
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,6 +44,15 @@ class Inputs:
     """Who answers at the judge's endpoints, and how; None if that is not known yet."""
     judge_templates: JudgeTemplates
     refinement: RefinementInputs | None = None
+
+    @property
+    def data_hash(self) -> str:
+        """SHA-256 (hex) over the prompts' ids and words, in no particular order."""
+        prompts = (*self.train_prompts, *self.eval_prompts)
+        words = sorted(
+            [p.prompt_id, *(f"{m.role}: {m.content}" for m in p.record.messages)] for p in prompts
+        )
+        return hashlib.sha256(json.dumps(words).encode()).hexdigest()
 
     @property
     def account(self) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from rubric_rl.controller.groups import EpochGroups, StepGroups, VersionGate
+from rubric_rl.controller.groups import EpochGroups, NothingScored, StepGroups, VersionGate
 from rubric_rl.controller.stopping import unless_stopped
 from rubric_rl.data.order import sample_seed
 from rubric_rl.errors import JudgeFailureError
@@ -129,8 +129,12 @@ def test_a_step_that_nothing_could_be_scored_in_is_an_error_with_the_causes(
 ) -> None:
     world = in_order(tmp_path, num_train=4)
     fail_prompts(world, "t0", "t1", "t2", "t3")
-    with pytest.raises(JudgeFailureError, match=r"16 of 16 samples unscored.*timeout 64"):
+    with pytest.raises(NothingScored) as caught:
         collect(world)
+    assert isinstance(caught.value.error, JudgeFailureError)
+    assert "16 of 16 samples unscored" in str(caught.value.error)
+    assert "timeout 64" in str(caught.value.error)
+    assert len(caught.value.groups.samples) == 16
 
 
 def test_an_epoch_shorter_than_a_step_that_nothing_could_be_scored_in_is_an_error(
@@ -138,7 +142,7 @@ def test_an_epoch_shorter_than_a_step_that_nothing_could_be_scored_in_is_an_erro
 ) -> None:
     world = in_order(tmp_path, num_train=1)
     fail_prompts(world, "t0")
-    with pytest.raises(JudgeFailureError):
+    with pytest.raises(NothingScored):
         collect(world)
 
 

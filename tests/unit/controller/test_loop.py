@@ -371,6 +371,10 @@ def test_a_step_without_any_scored_group_stops_the_run_with_a_checkpoint(tmp_pat
         world.run()
     assert "20 of 20 samples unscored; verdicts unknown by cause: timeout 80" in str(caught.value)
     assert world.checkpoint_steps() == [1]
+    # What the error points to is there: the samples with their verdicts.
+    last = world.sink.records[-1]
+    assert (last.step, len(last.rows)) == (2, 20)
+    assert all(row.reward is None for row in last.rows)
 
 
 def test_last_prompts_of_an_epoch_that_could_not_be_scored_are_skipped_in_words(
