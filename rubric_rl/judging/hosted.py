@@ -1,13 +1,12 @@
 """A vLLM server of the run's own, as a judge that speaks OpenAI's protocol.
 
 The server is vLLM's, in a process of its own, so that a judge hosted here and
-one hosted elsewhere are asked in the same way. It is told to end when its parent
-does, and asks for a key that only this run knows.
+one hosted elsewhere are asked in the same way. It ends with its parent, and asks for
+a key that only this run knows.
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -21,6 +20,7 @@ from typing import Literal
 
 from rubric_rl.config.schema import HostedJudgeConfig
 from rubric_rl.errors import WorkerDiedError, WorkerTimeoutError
+from rubric_rl.judging.server_guard import guarded
 
 KEY_ENV = "RUBRIC_RL_HOSTED_JUDGE_KEY"
 """Environment variable that carries the key of the run's own servers."""
@@ -28,7 +28,6 @@ KEY_ENV = "RUBRIC_RL_HOSTED_JUDGE_KEY"
 _MODULE = "vllm.entrypoints.openai.api_server"
 _POLL_S = 0.5
 _STOP_S = 10.0
-_PR_SET_PDEATHSIG = 1
 # Prompt tokens that go through the model at once on CPU.
 _CPU_PREFILL_TOKENS = 2048
 
@@ -105,10 +104,9 @@ class VllmServer:
         """Start it; `wait` returns when it answers."""
         self._spec = spec
         self._process = subprocess.Popen(
-            [sys.executable, "-m", _MODULE, *server_arguments(spec)],
+            guarded([sys.executable, "-m", _MODULE, *server_arguments(spec)]),
             env=os.environ | server_environment(spec, key),
             start_new_session=True,
-            preexec_fn=_end_with_parent,
         )
 
     def wait(self, timeout_s: float) -> str:
@@ -155,9 +153,3 @@ class VllmServer:
                 return answer.status == 200
         except (urllib.error.URLError, OSError):
             return False
-
-
-def _end_with_parent() -> None:
-    """Linux ends this process when its parent dies, however that happens."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
