@@ -8,7 +8,6 @@ a key that only this run knows.
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -27,7 +26,7 @@ KEY_ENV = "RUBRIC_RL_HOSTED_JUDGE_KEY"
 
 _MODULE = "vllm.entrypoints.openai.api_server"
 _POLL_S = 0.5
-_STOP_S = 10.0
+_STOP_S = 30.0
 # Prompt tokens that go through the model at once on CPU.
 _CPU_PREFILL_TOKENS = 2048
 
@@ -106,7 +105,7 @@ class VllmServer:
         self._process = subprocess.Popen(
             guarded([sys.executable, "-m", _MODULE, *server_arguments(spec)]),
             env=os.environ | server_environment(spec, key),
-            start_new_session=True,
+            stdin=subprocess.PIPE,
         )
 
     def wait(self, timeout_s: float) -> str:
@@ -135,15 +134,10 @@ class VllmServer:
         return self._spec.base_url
 
     def stop(self) -> None:
-        """End the server and the processes that it started."""
-        if self._process.poll() is not None:
-            return
-        os.killpg(self._process.pid, signal.SIGTERM)
-        try:
-            self._process.wait(_STOP_S)
-        except subprocess.TimeoutExpired:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait(_STOP_S)
+        """End the server and the processes that it started; they have some seconds to do so."""
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        self._process.wait(_STOP_S)
 
     def _is_healthy(self) -> bool:
         url = f"http://{self._spec.host}:{self._spec.port}/health"

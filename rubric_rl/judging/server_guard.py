@@ -1,46 +1,54 @@
 """Runs a command so that nothing of it outlives whoever started it.
 
-    python -m rubric_rl.judging.server_guard COMMAND ARGUMENT...
+    python -m rubric_rl.judging.server_guard COMMAND ARGUMENT...    (standard input: a pipe)
 
-An engine's server starts processes of its own, which hold gigabytes and don't notice when the
-server is killed. The guard leads a session that they are all in; Linux tells it when its
-parent dies, and then it ends them all.
+An engine's server starts processes of its own, which hold gigabytes and don't notice when
+the server is killed. The guard runs the command in a session of its own and ends all of
+it when its standard input ends, which happens when whoever holds the pipe's other end
+dies, in whatever way. Ray kills the children of an actor that it ends; the session's
+leader is a grandchild, so it lives long enough to clean up.
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 
-_PR_SET_PDEATHSIG = 1
 _GRACE_S = 5.0
 
 
 def guarded(command: Sequence[str]) -> list[str]:
-    """The command line that runs `command` under a guard; start it in a session of its own."""
+    """The command line that runs `command` under a guard; give it a pipe as standard input."""
     return [sys.executable, "-m", "rubric_rl.judging.server_guard", *command]
 
 
 def main(command: Sequence[str]) -> int:
-    """Run the command to its end, or until this process is told to end."""
-    signal.signal(signal.SIGTERM, _end_all)
-    parent = os.getppid()
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:  # it died before it could be watched
-        return 1
-    return subprocess.Popen(command).wait()
+    """Run the command to its end, or until standard input ends; returns its exit code."""
+    leader = os.fork()
+    if leader == 0:
+        os.setsid()
+        server = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+        is_ending = threading.Event()
+        threading.Thread(target=_end_with_input, args=(server, is_ending), daemon=True).start()
+        code = server.wait()
+        if is_ending.is_set():
+            time.sleep(2 * _GRACE_S)  # the other thread ends the session, this process too
+        os._exit(code & 0xFF)
+    _, status = os.waitpid(leader, 0)
+    return abs(os.waitstatus_to_exitcode(status))
 
 
-def _end_all(_number: int, _frame: object) -> None:
-    """Ask every process of the session to end, then end what is left, this one included."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    os.killpg(0, signal.SIGTERM)
+def _end_with_input(server: subprocess.Popen[bytes], is_ending: threading.Event) -> None:
+    """When nobody holds the pipe any more: ask the server to end, then end the whole session."""
+    while os.read(0, 4096):
+        pass
+    is_ending.set()
+    server.terminate()
     time.sleep(_GRACE_S)
     os.killpg(0, signal.SIGKILL)
 
