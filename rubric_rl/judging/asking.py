@@ -137,7 +137,7 @@ class Asker:
                 reference=record.reference if config.show_reference else None,
             ),
             contract=contract,
-            schema=reply_schema([c.cid for c in criteria], nonce) if structured else None,
+            schema=reply_schema([c.cid for c in criteria]) if structured else None,
             max_tokens=config.max_reply_tokens,
             logprobs=config.logprobs,
         )

@@ -188,7 +188,7 @@ class _Endpoint:
 
 def _probe(contract: JudgeContract, config: LlmJudgeConfig) -> ChatRequest:
     # The judge's own schema: a server may take a simpler one and refuse this.
-    schema = reply_schema(("c1",), "0") if contract == "structured_outputs" else None
+    schema = reply_schema(("c1",)) if contract == "structured_outputs" else None
     thinking = traits_of(config.model).thinking
     tokens = _THINKING_PROBE_TOKENS if thinking else _PROBE_TOKENS
     return ChatRequest(

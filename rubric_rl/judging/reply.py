@@ -1,17 +1,18 @@
 """The reply contract: what a judge model must write, and how strictly it is read.
 
-    {"nonce": "9f86d081", "verdicts": [{"id": "c1", "reason": "...", "verdict": "met"}]}
+    {"nonce": "9f86d081", "verdicts": [
+      {"id": "c1", "reason": "...", "nonce": "9f86d081", "verdict": "met"}]}
 
 or, for models that don't write JSON, under the contract `text`, a line for each criterion:
 
     9f86d081 | c1 | ... | met | 9f86d081
 
 The nonce is new in each call and unknown to the policy, so a verdict that the
-model merely copies out of the answer doesn't carry it and doesn't count. A reason
-that quotes the answer is escaped in JSON; a line has no such protection, so it
-carries the nonce at both ends: a quoted line break leaves two pieces without it,
-and neither counts. What can't be told apart is an answer that a model copies into
-its JSON unescaped, quotes and all: so the reason is asked for in its own words.
+model merely copies out of the answer doesn't carry it and doesn't count. It stands
+between reason and verdict: an answer that is copied into a reason unescaped, quotes
+and all, can end the reason but can't go on to a verdict. A line carries it at both
+ends: a quoted line break leaves two pieces without it, and neither counts. A schema
+asks for some string in its place: a server that filled it in would prove nothing.
 
 Words around the verdicts are ignored. A block of thinking that the reply begins
 with doesn't count, whoever opened it; one that never ends is a failure. Marks are
@@ -56,16 +57,20 @@ class ParsedReply:
     """By criterion: where in the text the word of its verdict begins, if it has one."""
 
 
-def reply_schema(cids: Sequence[str], nonce: str) -> JsonSchema:
-    """JSON schema of a reply on the criteria `cids`; the reason comes before the verdict."""
+def reply_schema(cids: Sequence[str]) -> JsonSchema:
+    """JSON schema of a reply on the criteria `cids`: reason, then nonce, then verdict.
+
+    The nonce is a string like any other, which the model has to write by itself.
+    """
     entry: JsonSchema = {
         "type": "object",
         "properties": {
             "id": {"type": "string", "enum": list(cids)},
             "reason": {"type": "string"},
+            "nonce": {"type": "string"},
             "verdict": {"type": "string", "enum": list(_CHOICES)},
         },
-        "required": ["id", "reason", "verdict"],
+        "required": ["id", "reason", "nonce", "verdict"],
         "additionalProperties": False,
     }
     verdicts: JsonSchema = {
@@ -76,7 +81,7 @@ def reply_schema(cids: Sequence[str], nonce: str) -> JsonSchema:
     }
     return {
         "type": "object",
-        "properties": {"nonce": {"type": "string", "const": nonce}, "verdicts": verdicts},
+        "properties": {"nonce": {"type": "string"}, "verdicts": verdicts},
         "required": ["nonce", "verdicts"],
         "additionalProperties": False,
     }
@@ -103,7 +108,8 @@ def parse_reply(
             return all_unknown(cids, FailureCause.WRONG_NONCE, "the verdicts lack the call's nonce")
         form = "line" if in_lines else "object"
         return all_unknown(cids, FailureCause.UNPARSEABLE, f"the reply holds no verdict {form}")
-    return _read_lines(text, right, cids) if in_lines else _read_objects(text, right, cids)
+    read = _read_lines if in_lines else _read_objects
+    return read(text, right, cids, nonce)
 
 
 def all_unknown(cids: Sequence[str], cause: FailureCause, reason: str) -> ParsedReply:
@@ -159,10 +165,12 @@ def _find_objects(text: str, nonce: str) -> _Found:
         # ValueError is more than bad JSON: numbers of too many digits raise it as well.
         except ValueError:
             continue
+        if "verdicts" not in value:
+            continue  # an entry carries the nonce as well
         if value.get("nonce") == nonce:
             found.right.append(_Piece(start, end, value))
             position = end
-        elif "verdicts" in value:
+        else:
             found.last_wrong = start
     return found
 
@@ -185,6 +193,7 @@ def _find_lines(text: str, nonce: str) -> _Found:
             entry: dict[str, object] = {
                 "id": parts[1].strip(),
                 "reason": "|".join(parts[2:-2]).strip(),
+                "nonce": nonce,
                 "verdict": parts[-2].strip(),
             }
             found.right.append(_Piece(start, start + len(line), entry, word))
@@ -221,18 +230,20 @@ def _end_of_thinking(text: str, right: Sequence[_Piece]) -> int | None:
 # Reading it
 
 
-def _read_objects(text: str, right: Sequence[_Piece], cids: Sequence[str]) -> ParsedReply:
-    first, *others = [_read_object(text, piece, cids) for piece in right]
+def _read_objects(
+    text: str, right: Sequence[_Piece], cids: Sequence[str], nonce: str
+) -> ParsedReply:
+    first, *others = [_read_object(text, piece, cids, nonce) for piece in right]
     if any(other != first for other in others):
         return all_unknown(cids, FailureCause.UNPARSEABLE, "the reply contradicts itself")
     return first
 
 
-def _read_object(text: str, piece: _Piece, cids: Sequence[str]) -> ParsedReply:
+def _read_object(text: str, piece: _Piece, cids: Sequence[str], nonce: str) -> ParsedReply:
     entries = piece.value.get("verdicts")
     if not isinstance(entries, list):
         return all_unknown(cids, FailureCause.UNPARSEABLE, "the reply holds no list of verdicts")
-    return _read_entries(text, entries, cids, _words(text, piece))
+    return _read_entries(text, entries, cids, nonce, _words(text, piece))
 
 
 def _words(text: str, piece: _Piece) -> dict[str, int]:
@@ -251,34 +262,48 @@ def _words(text: str, piece: _Piece) -> dict[str, int]:
     return words
 
 
-def _read_lines(text: str, right: Sequence[_Piece], cids: Sequence[str]) -> ParsedReply:
+def _read_lines(text: str, right: Sequence[_Piece], cids: Sequence[str], nonce: str) -> ParsedReply:
     words = {str(piece.value["id"]): piece.word for piece in right}
-    return _read_entries(text, [piece.value for piece in right], cids, words)
+    return _read_entries(text, [piece.value for piece in right], cids, nonce, words)
 
 
 def _read_entries(
-    text: str, entries: Sequence[object], cids: Sequence[str], words: Mapping[str, int]
+    text: str,
+    entries: Sequence[object],
+    cids: Sequence[str],
+    nonce: str,
+    words: Mapping[str, int],
 ) -> ParsedReply:
     named = [(entry.get("id"), entry) for entry in entries if isinstance(entry, dict)]
     asked = [(cid, entry) for cid, entry in named if isinstance(cid, str) and cid in cids]
+    verdicts = {cid: _read_criterion(cid, asked, nonce) for cid in cids}
     counts = Counter(cid for cid, _ in asked)
-    by_cid = dict(asked)
-    verdicts = {cid: _read_verdict(cid, by_cid.get(cid), counts[cid]) for cid in cids}
     positions = {
         cid: words[cid]
         for cid, verdict in verdicts.items()
-        if cid in words and text.startswith(verdict.value.value, words[cid])
+        if counts[cid] == 1 and cid in words and text.startswith(verdict.value.value, words[cid])
     }
     return ParsedReply(
         verdicts=verdicts, num_unknown_ids=len(named) - len(asked), positions=positions
     )
 
 
-def _read_verdict(cid: str, entry: dict[str, object] | None, count: int) -> Verdict:
-    if entry is None:
+def _read_criterion(
+    cid: str, asked: Sequence[tuple[str, dict[str, object]]], nonce: str
+) -> Verdict:
+    """The verdict of the one entry on a criterion that carries the nonce."""
+    own = [entry for named, entry in asked if named == cid]
+    right = [entry for entry in own if entry.get("nonce") == nonce]
+    if not own:
         return _unknown(cid, FailureCause.MISSING, "the reply has no verdict on it")
-    if count > 1:
-        return _unknown(cid, FailureCause.DUPLICATE, f"the reply has {count} verdicts on it")
+    if not right:
+        return _unknown(cid, FailureCause.WRONG_NONCE, "its entry lacks the call's nonce")
+    if len(right) > 1:
+        return _unknown(cid, FailureCause.DUPLICATE, f"the reply has {len(right)} verdicts on it")
+    return _read_verdict(cid, right[0])
+
+
+def _read_verdict(cid: str, entry: dict[str, object]) -> Verdict:
     choice = entry.get("verdict")
     if not isinstance(choice, str) or choice not in _CHOICES:
         shown = repr(choice[:40]) if isinstance(choice, str) else f"a {type(choice).__name__}"

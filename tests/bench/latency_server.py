@@ -65,8 +65,9 @@ class LatencyServer:
 
     def _answer(self, prompt: str) -> dict:
         nonces, cids = _NONCE.findall(prompt), _CRITERION.findall(prompt)
-        entries = [{"id": cid, "reason": "seen", "verdict": "met"} for cid in cids]
-        text = json.dumps({"nonce": nonces[-1] if nonces else "", "verdicts": entries})
+        nonce = nonces[-1] if nonces else ""
+        entries = [{"id": c, "reason": "seen", "nonce": nonce, "verdict": "met"} for c in cids]
+        text = json.dumps({"nonce": nonce, "verdicts": entries})
         usage = {"prompt_tokens": len(prompt) // 4, "completion_tokens": len(text) // 4}
         message = {"role": "assistant", "content": text}
         return {

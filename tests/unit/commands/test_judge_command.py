@@ -60,6 +60,7 @@ class FakeJudge:
             {
                 "id": c["id"],
                 "reason": "looked",
+                "nonce": nonce,
                 "verdict": "met" if c["criterion"][5:-1] in answer else "unmet",
             }
             for c in criteria

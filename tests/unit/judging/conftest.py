@@ -92,7 +92,10 @@ class FakeEndpoint:
 
     def verdicts(self, nonce: str, **verdicts: object) -> None:
         """Say a well-formed reply, such as verdicts("n1", c1="met")."""
-        entries = [{"id": cid, "reason": f"on {cid}", "verdict": v} for cid, v in verdicts.items()]
+        entries = [
+            {"id": cid, "reason": f"on {cid}", "nonce": nonce, "verdict": v}
+            for cid, v in verdicts.items()
+        ]
         self.say(json.dumps({"nonce": nonce, "verdicts": entries}))
 
     def fail(self, status: int, body: str = "{}", **headers: str) -> None:

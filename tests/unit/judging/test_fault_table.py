@@ -69,7 +69,7 @@ def _completion(text: str, finish: str = "stop", model: str = "judge-1") -> dict
 
 def _reply(fault: str, nonce: str, asked: list[str]) -> tuple[str, str, str]:
     """Text, finish reason and model of a reply; the fault concerns the first criterion asked."""
-    entries = [{"id": cid, "reason": "because", "verdict": "met"} for cid in asked]
+    entries = [{"id": cid, "reason": "because", "nonce": nonce, "verdict": "met"} for cid in asked]
     first = entries[0]
     if fault in ("yes.", "Yes", "MET", "met.", ""):
         first["verdict"] = fault

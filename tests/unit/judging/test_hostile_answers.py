@@ -78,7 +78,7 @@ def reply(
             for cid, value in JUDGED.items()
         )
     entries = [
-        {"id": cid, "reason": given_reasons[cid], "verdict": value.value}
+        {"id": cid, "reason": given_reasons[cid], "nonce": nonce, "verdict": value.value}
         for cid, value in JUDGED.items()
     ]
     return json.dumps({"nonce": nonce, "verdicts": entries})

@@ -125,7 +125,8 @@ def test_the_schema_of_a_call_names_what_is_asked(judge_all, endpoint, llm_confi
     endpoint.verdicts("n2", c2="met")
     judge_all(llm_config(), judge_request(C1, C2), contract="structured_outputs")
     schemas = [c["response_format"]["json_schema"]["schema"]["properties"] for c in endpoint.chats]
-    assert [s["nonce"]["const"] for s in schemas] == ["n1", "n2"]
+    # A server that filled the nonce in would prove nothing: the model has to write it.
+    assert [s["nonce"] for s in schemas] == [{"type": "string"}] * 2
     asked = [s["verdicts"]["items"]["properties"]["id"]["enum"] for s in schemas]
     assert asked == [["c1", "c2"], ["c2"]]
 
@@ -185,7 +186,7 @@ def test_a_hopeless_judge_is_asked_max_asks_times(
 # ----------------------------------------------------------------------------
 # Failures
 
-ENTRY = '{"id": "c1", "reason": "", "verdict": "met"}'
+ENTRY = '{"id": "c1", "reason": "", "nonce": "n1", "verdict": "met"}'
 
 
 def reply(*entries: str, nonce: str = "n1") -> str:
@@ -370,7 +371,7 @@ class WillingCaller:
         self.tokens += 20 * len(cids)
         told = [cid for cid in cids if cid not in self.leaves_out]
         self.leaves_out -= set(cids)
-        entries = [{"id": cid, "reason": "r", "verdict": self.value} for cid in told]
+        entries = [{"id": c, "reason": "r", "nonce": nonce, "verdict": self.value} for c in told]
         text = json.dumps({"nonce": nonce, "verdicts": entries})
         tokens = 10 * len(cids)
         reply = ChatReply(

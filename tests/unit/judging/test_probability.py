@@ -48,8 +48,8 @@ def read(
 
 
 OPEN = f'{{"nonce": "{NONCE}", "verdicts": ['
-C1 = '{"id": "c1", "reason": "r", "verdict": "'
-C2 = '{"id": "c2", "reason": "r", "verdict": "'
+C1 = f'{{"id": "c1", "reason": "r", "nonce": "{NONCE}", "verdict": "'
+C2 = f'{{"id": "c2", "reason": "r", "nonce": "{NONCE}", "verdict": "'
 
 
 # ----------------------------------------------------------------------------
