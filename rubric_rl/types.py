@@ -250,6 +250,8 @@ class JudgeUsage:
     saved_tokens: float = 0.0
     """Tokens that verdicts from the cache cost when they were given."""
     saved_usd: float = 0.0
+    cache_failures: int = 0
+    """Reads and writes of the verdict cache that failed; what was asked again cost money."""
     unknown_ids: int = 0
     """Entries of replies that named no criterion asked for; they were ignored."""
 

@@ -365,7 +365,8 @@ class RubricsConfig(Section):
     """`weighted_share` is the paper's, in [0, 1]; `signed_points` is HealthBench's; `gated` is
     the share, or 0 where an essential criterion is not met or a veto is."""
     min_coverage: Annotated[float, Field(gt=0, le=1)] = 0.5
-    """A sample with a smaller share of judged weight is unscored."""
+    """A sample with a smaller share of judged weight is unscored; `signed_points` asks the same
+    of the positive weight."""
     max_unscored_frac: Fraction = 0.5
     """The run stops when more than this share of samples is unscored in the window."""
     unscored_window_steps: PositiveInt = 4

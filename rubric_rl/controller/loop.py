@@ -187,7 +187,8 @@ class Controller:
             "data/prompts_consumed": after.total_consumed,
         }
         rows = step_rows(groups, advantages_P_G, self._prompts, rubrics)
-        self._archive.add(groups.groups)
+        if self._config.refinement.enabled:
+            self._archive.add(groups.groups)
         if evaluation := await self._evaluate(after):
             metrics, rows = metrics | evaluation.metrics, rows + evaluation.rows
             criteria += evaluation.criteria
@@ -314,7 +315,7 @@ class Controller:
             return None
         if evaluation is not None and evaluation.reward_mean is None:
             logger.warning("step %d: no held-out sample could be scored", state.step)
-        if evaluation is not None:
+        if evaluation is not None and self._config.refinement.enabled:
             self._archive.replace(evaluation.groups)
         return evaluation
 

@@ -128,6 +128,7 @@ def _usage_metrics(samples: Sequence[JudgedSample], rubrics: RubricSet) -> dict[
         "judge/saved_tokens": usage.saved_tokens,
         "judge/saved_usd": usage.saved_usd,
         "judge/unknown_ids": usage.unknown_ids,
+        "judge/cache_failures": usage.cache_failures,
     }
     if by_llm:
         metrics["judge/cache_hit_frac"] = statistics.fmean(v.cached for v in by_llm)

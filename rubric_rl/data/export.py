@@ -19,6 +19,7 @@ from typing import IO, TYPE_CHECKING, Literal
 from rubric_rl.data.formats.verl import MARK
 from rubric_rl.data.records import LoadedPrompt
 from rubric_rl.errors import DataError
+from rubric_rl.rubrics.rubric_set import criterion_as_dict
 from rubric_rl.types import Criterion, Lineage, Message
 
 if TYPE_CHECKING:
@@ -75,29 +76,8 @@ def canonical_row(prompt: LoadedPrompt) -> dict[str, object]:
     if record.reference is not None:
         row["reference"] = record.reference
     rubric: dict[str, object] = {"version": prompt.rubric.version} if prompt.rubric.version else {}
-    rubric["criteria"] = [_criterion(criterion) for criterion in prompt.rubric.criteria]
+    rubric["criteria"] = [criterion_as_dict(criterion) for criterion in prompt.rubric.criteria]
     return row | {"row_hash": record.row_hash, "rubric": rubric}
-
-
-def _criterion(criterion: Criterion) -> dict[str, object]:
-    fields: dict[str, object] = {
-        "id": criterion.cid,
-        "text": criterion.text,
-        "weight": float(criterion.weight),
-        # Always there: whoever reads the file must not have to know a default.
-        "polarity": criterion.polarity,
-    }
-    if criterion.kind != "normal":
-        fields["kind"] = criterion.kind
-    if criterion.axis is not None:
-        fields["axis"] = criterion.axis
-    if criterion.tags:
-        fields["tags"] = list(criterion.tags)
-    if criterion.rule is not None:
-        fields["rule"] = criterion.rule.as_dict()
-    if criterion.lineage is not None:
-        fields["lineage"] = _lineage(criterion.lineage)
-    return fields
 
 
 def _messages(messages: Iterable[Message]) -> list[dict[str, str]]:

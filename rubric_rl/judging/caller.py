@@ -55,25 +55,13 @@ _OUTCOMES: dict[FailureCause, OutcomeKind] = {
 class _Tally:
     """What one call has taken so far."""
 
-    calls: int = 0
-    retries: int = 0
-    hedges: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    cost_usd: float = 0.0
+    usage: JudgeUsage = field(default_factory=JudgeUsage)
     failed_at: str | None = None
     """Endpoint of the last failure."""
     attempts: int = 0
 
-    def usage(self) -> JudgeUsage:
-        return JudgeUsage(
-            calls=self.calls,
-            retries=self.retries,
-            hedges=self.hedges,
-            prompt_tokens=self.prompt_tokens,
-            completion_tokens=self.completion_tokens,
-            cost_usd=self.cost_usd,
-        )
+    def add(self, more: JudgeUsage) -> None:
+        self.usage = self.usage + more
 
 
 @dataclass(slots=True)
@@ -128,14 +116,14 @@ class PooledCaller:
                         if not self._is_worth_a_retry(err):
                             break
                     else:
-                        return CallResult(usage=tally.usage(), reply=reply)
+                        return CallResult(usage=tally.usage, reply=reply)
         except TimeoutError:
             last = last or ChatError(
                 FailureCause.TIMEOUT,
                 f"no reply within judge.budget.deadline_s={self._budget.deadline_s:g}",
             )
         assert last is not None, "an attempt gives a reply or an error"
-        return CallResult(usage=tally.usage(), error=last)
+        return CallResult(usage=tally.usage, error=last)
 
     async def close(self) -> None:
         await self._desk.close()
@@ -157,7 +145,7 @@ class PooledCaller:
         """A reply to one request, or to a second one sent because the first is late."""
         lease = await self._acquire(request, tally.failed_at)
         tally.attempts += 1
-        tally.retries += tally.attempts > 1
+        tally.add(JudgeUsage(retries=int(tally.attempts > 1)))
         if lease.hedge_after_s is None:
             # Not in a task: one that is cancelled before it starts would never end its lease.
             return await self._send(request, lease, tally)
@@ -171,7 +159,7 @@ class PooledCaller:
     async def _hedged(
         self, request: ChatRequest, lease: Lease, first: asyncio.Task[ChatReply], tally: _Tally
     ) -> ChatReply:
-        hedges = tally.hedges
+        hedges = tally.usage.hedges
         second = asyncio.create_task(self._hedge(request, lease, tally))
         try:
             pending = {first, second}
@@ -180,7 +168,7 @@ class PooledCaller:
                 for task in done:
                     if task.exception() is None:
                         return task.result()
-                if first in done and tally.hedges == hedges:
+                if first in done and tally.usage.hedges == hedges:
                     break  # the second still waits for its lease: a retry has its own wait
             return await first  # none replied: the first one's error counts
         finally:
@@ -188,7 +176,7 @@ class PooledCaller:
 
     async def _hedge(self, request: ChatRequest, lease: Lease, tally: _Tally) -> ChatReply:
         second = await self._acquire(request, lease.endpoint)
-        tally.hedges += 1
+        tally.add(JudgeUsage(hedges=1))
         return await self._send(request, second, tally)
 
     async def _acquire(self, request: ChatRequest, avoid: str | None) -> Lease:
@@ -212,7 +200,7 @@ class PooledCaller:
 
     async def _send(self, request: ChatRequest, lease: Lease, tally: _Tally) -> ChatReply:
         """Send one request and report its outcome, whatever it is."""
-        tally.calls += 1
+        tally.add(JudgeUsage(calls=1))
         began = time.perf_counter()
         try:
             reply = await self._clients[lease.endpoint].complete(request)
@@ -222,7 +210,7 @@ class PooledCaller:
             raise
         except asyncio.CancelledError:
             cost = self._likely_cost(request)
-            tally.cost_usd += cost
+            tally.add(JudgeUsage(cost_usd=cost))
             self._report(lease, "cancelled", began, cost_usd=cost)
             raise
         return self._accepted(reply, lease, tally, began)
@@ -232,9 +220,13 @@ class PooledCaller:
         cost = 0.0
         if self._prices is not None:
             cost = self._prices.cost(reply.prompt_tokens, reply.completion_tokens)
-        tally.prompt_tokens += reply.prompt_tokens
-        tally.completion_tokens += reply.completion_tokens
-        tally.cost_usd += cost
+        tally.add(
+            JudgeUsage(
+                prompt_tokens=reply.prompt_tokens,
+                completion_tokens=reply.completion_tokens,
+                cost_usd=cost,
+            )
+        )
         self._lengths.add(reply.completion_tokens)
         tokens = reply.prompt_tokens + reply.completion_tokens
         wrong = bool(self._served_model and reply.model and reply.model != self._served_model)

@@ -29,6 +29,7 @@ from rubric_rl.types import (
     FailureCause,
     Judgement,
     JudgeRequest,
+    JudgeUsage,
     Rubric,
     Verdict,
     VerdictValue,
@@ -81,6 +82,7 @@ class RubricJudge:
         self._cache = cache
         self._templates = templates or JudgeTemplates.load()
         self._new_nonce = new_nonce
+        self._cache_failures_told = 0
 
     @property
     def template_hash(self) -> str:
@@ -99,6 +101,7 @@ class RubricJudge:
         if for_llm:
             assert self._llm is not None, "criteria without a rule need an LLM judge"
             verdicts |= await self._by_llm(self._llm, request, for_llm, tally)
+        tally.usage = tally.usage + JudgeUsage(cache_failures=self._new_cache_failures())
         parts = [] if self._llm is None or not for_llm else [(self._llm.judge_id, self._llm.mode)]
         parts += [(RULES, RULES)] if len(for_llm) < len(criteria) else []
         return Judgement(
@@ -138,6 +141,14 @@ class RubricJudge:
             return {}
         context = _cache_context(llm, request, self._templates.template_hash)
         return {c.cid: verdict_key(context, c.text) for c in criteria}
+
+    def _new_cache_failures(self) -> int:
+        """Failures since the last sample that told of some."""
+        if self._cache is None:
+            return 0
+        total = self._cache.num_failed
+        new, self._cache_failures_told = total - self._cache_failures_told, total
+        return new
 
     async def _cached(self, keys: Mapping[str, str], tally: Tally) -> dict[str, Verdict]:
         if self._cache is None:

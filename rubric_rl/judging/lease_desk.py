@@ -220,7 +220,8 @@ class LeaseDesk:
         self._failures += 1
         if self._failures >= _MAX_FAILURES:
             what = f"{type(err).__name__}: {err}"
-            logger.warning("no leases from the judge budget: %s", what)
+            # With its traceback: what fails ten times in a row may be a mistake of ours.
+            logger.warning("no leases from the judge budget: %s", what, exc_info=err)
             self._fail_all(f"the judge budget is out of reach: {what}")
             self._failures = 0
         if self._outcomes or self._waiting():

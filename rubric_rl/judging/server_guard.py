@@ -11,6 +11,7 @@ leader is a grandchild, so it lives long enough to clean up.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -40,6 +41,9 @@ def main(command: Sequence[str]) -> int:
             time.sleep(2 * _GRACE_S)  # the other thread ends the session, this process too
         os._exit(code & 0xFF)
     _, status = os.waitpid(leader, 0)
+    # A server that ended by itself may have left processes behind.
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(leader, signal.SIGKILL)
     return abs(os.waitstatus_to_exitcode(status))
 
 

@@ -49,6 +49,7 @@ METRICS: tuple[MetricSpec, ...] = (
     MetricSpec("judge/tokens", "tokens", "prompt and reply tokens of these requests"),
     MetricSpec("judge/cost_usd", "USD", "price of these tokens"),
     MetricSpec("judge/cache_hit_frac", "share", "verdicts from the cache, rule criteria aside"),
+    MetricSpec("judge/cache_failures", "count", "reads and writes of the cache that failed"),
     MetricSpec("judge/saved_tokens", "tokens", "what verdicts from the cache cost when given"),
     MetricSpec("judge/saved_usd", "USD", "the same as money"),
     # How the judges stand after the step, evaluation included.

@@ -14,7 +14,7 @@ and verdicts come from the judges' cache.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rubric_rl.config.schema import RubricsConfig
 from rubric_rl.refinement.gate import GateRules, measure, refusals
@@ -107,7 +107,11 @@ class PromptRefiner:
         for number in range(len(self._decided()) + 1, self._rules.rounds + 1):
             head = self._head()
             scored = before if head.version == start.version else await self._score(head)
-            pair = self._pending_pair(scored) or self._pick(scored)
+            pending = self._pending()
+            pair = self._pick(scored) if pending is None else _pair_of(pending, scored)
+            if pair is None and pending is not None:
+                self._give_up(pending)
+                continue
             if pair is None:
                 stopped = "too few answers" if len(self._unused(scored)) < 2 else "not tied"
                 break
@@ -183,13 +187,12 @@ class PromptRefiner:
             return None
         return last
 
-    def _pending_pair(self, scored: Sequence[ScoredCandidate]) -> Pair | None:
-        pending = self._pending()
-        if pending is None:
-            return None
-        by_id = {s.candidate.candidate_id: s for s in scored}
-        first, second = (by_id.get(cid) for cid in pending.evidence)
-        return Pair(first=first, second=second) if first and second else None
+    def _give_up(self, pending: Revision) -> None:
+        """A proposal on answers that are not there any more can't be compared with its parent."""
+        reason = "the answers that it contrasted are not among the candidates any more"
+        number = len(self._history())
+        failed = replace(pending, status="failed", number=number, rubric=None, reasons=(reason,))
+        self._store.append(failed)
 
     # ------------------------------------------------------------------------
     # One round
@@ -284,3 +287,10 @@ class PromptRefiner:
         )
         self._store.append(revision)
         return revision
+
+
+def _pair_of(revision: Revision, scored: Sequence[ScoredCandidate]) -> Pair | None:
+    """The two answers of a revision; None if one of them is not there."""
+    by_id = {s.candidate.candidate_id: s for s in scored}
+    first, second = (by_id.get(cid) for cid in revision.evidence)
+    return Pair(first=first, second=second) if first and second else None

@@ -144,15 +144,16 @@ def _checked_header(header: dict[str, object], path: Path) -> dict[str, object]:
 
 
 def _rubric_as_dict(rubric: Rubric) -> dict[str, object]:
-    criteria = [_criterion_as_dict(criterion) for criterion in rubric.criteria]
+    criteria = [criterion_as_dict(criterion) for criterion in rubric.criteria]
     return {"prompt_id": rubric.prompt_id, "version": rubric.version, "criteria": criteria}
 
 
-def _criterion_as_dict(criterion: Criterion) -> dict[str, object]:
+def criterion_as_dict(criterion: Criterion) -> dict[str, object]:
+    """The JSON form of a criterion, as `rubrics.validation` documents it."""
     fields: dict[str, object] = {
         "id": criterion.cid,
         "text": criterion.text,
-        "weight": criterion.weight,
+        "weight": float(criterion.weight),
         "polarity": criterion.polarity,
     }
     # What has its default is left out: most criteria have nothing but the four above.

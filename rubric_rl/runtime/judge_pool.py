@@ -16,6 +16,7 @@ import ray.exceptions
 
 from rubric_rl.controller.interfaces import JudgePoolStatus
 from rubric_rl.errors import RunFolderError, WorkerDiedError
+from rubric_rl.judging.cache import VerdictCache
 from rubric_rl.judging.dispatch import DispatchSnapshot
 from rubric_rl.runtime.judge_budget import Membership
 from rubric_rl.types import FailureCause, Judgement, JudgeRequest, JudgeUsage, Verdict, VerdictValue
@@ -63,7 +64,7 @@ class RayJudgePool:
         self._workers = workers
         self._account = account
         self._served_model = served_model
-        self._cache_dir = cache_dir
+        self._cache = None if cache_dir is None else VerdictCache(cache_dir)
         self._limiter_state = ""
         self._assigned: Counter[str] = Counter()
         self._down: set[str] = set()
@@ -93,7 +94,7 @@ class RayJudgePool:
             num_endpoints=snapshot.num_endpoints,
             num_endpoints_up=snapshot.num_endpoints_up,
             rate_limited=snapshot.rate_limited,
-            cache_bytes=await asyncio.to_thread(_bytes_in, self._cache_dir),
+            cache_bytes=0 if self._cache is None else self._cache.size_bytes,
             limiter_state=json.dumps(
                 {"served_model": self._served_model, "limiter": self._limiter_state}
             ),
@@ -187,12 +188,6 @@ _RULES_ONLY = JudgePoolStatus(
     cache_bytes=0,
     limiter_state="",
 )
-
-
-def _bytes_in(folder: Path | None) -> int:
-    if folder is None or not folder.is_dir():
-        return 0
-    return sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
 
 
 async def _result(ref: Any) -> Judgement:

@@ -637,3 +637,14 @@ def test_a_verdict_is_remembered_with_what_all_its_calls_cost(judge_request, tmp
         [verdict] = judgement.verdicts
         assert (verdict.cached, verdict.reason) == (True, "r")
         assert verdict.probability == pytest.approx(0.9)
+
+
+def test_a_cache_that_fails_is_told_in_the_usage_once_and_costs_no_verdict(judge_request, tmp_path):
+    (tmp_path / "folder").write_text("a file where a folder should be")
+    judge = willing_judge(WillingCaller(), VerdictCache(tmp_path / "folder" / "verdicts"))
+    first, second = (
+        asyncio.run(judge.judge(judge_request(C1, answer=answer))) for answer in ("a", "b")
+    )
+    assert outcome(first) == outcome(second) == {"c1": "met"}
+    assert first.usage.cache_failures == 2  # a read and a write
+    assert second.usage.cache_failures == 2

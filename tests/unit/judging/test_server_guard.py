@@ -63,6 +63,16 @@ def test_killing_the_parent_ends_the_command_and_all_that_it_started(
     assert until(lambda: not any(is_alive(pid) for pid in started))
 
 
+def test_a_command_that_ends_by_itself_leaves_nothing_behind(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    child = CHILD.format(path=str(pids)).replace("time.sleep(600)\n", "sys.exit(4)\n")
+    command = [sys.executable, "-m", "rubric_rl.judging.server_guard", sys.executable, "-c", child]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE)
+    assert process.wait(30) == 4
+    started = [int(pid) for pid in pids.read_text().split()]
+    assert until(lambda: not any(is_alive(pid) for pid in started))
+
+
 def test_the_commands_exit_code_is_the_guards() -> None:
     command = [sys.executable, "-m", "rubric_rl.judging.server_guard"]
     command += [sys.executable, "-c", "raise SystemExit(3)"]

@@ -487,6 +487,25 @@ def test_flaw_resume_starts_again(tmp_path: Path) -> None:
         assert len(again.shown) == len(proposer.shown)
 
 
+def test_a_proposal_on_answers_that_are_gone_is_given_up_and_never_judged_on_others(
+    tmp_path: Path,
+) -> None:
+    whole = begun(tmp_path / "whole")
+    refine(whole, Scripted(), Judges(), rounds=1)
+    proposed = whole.path.read_bytes().splitlines(keepends=True)[:2]
+    folder = tmp_path / "cut"
+    folder.mkdir()
+    (folder / "store.jsonl").write_bytes(b"".join(proposed))
+    store = RubricStore(folder)
+    gone = set(store.history("p")[1].evidence)
+    left = [c for c in CANDIDATES if c.candidate_id not in gone]
+    refine(store, Scripted(), Judges(), rounds=1, candidates=left)
+    last = store.history("p")[-1]
+    assert (last.status, set(last.evidence)) == ("failed", gone)
+    assert "not among the candidates any more" in last.reasons[0]
+    assert store.head("p") == rubric("one", "two")
+
+
 def test_flaw_used_answers_come_back(tmp_path: Path) -> None:
     proposer = Scripted()
     refine(begun(tmp_path / "a"), proposer, Judges(), gate=None, rounds=3)
