@@ -28,7 +28,8 @@ from rubric_rl.commands.judge_progress import (
     print_plan,
 )
 from rubric_rl.config.compose import compose
-from rubric_rl.config.schema import Config, DataConfig, JudgeConfig, LlmJudgeConfig, RubricsConfig
+from rubric_rl.config.judge import JudgeConfig, LlmJudgeConfig
+from rubric_rl.config.schema import Config, DataConfig, RubricsConfig
 from rubric_rl.data.prompt_set import describe, load_prompt_set
 from rubric_rl.data.records import LoadedPrompt
 from rubric_rl.errors import BudgetExhaustedError, ConfigError, JudgeFailureError

@@ -25,7 +25,8 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from rubric_rl.config.schema import DataConfig, JudgeBudgetConfig, JudgeConfig, LlmJudgeConfig
+from rubric_rl.config.judge import JudgeBudgetConfig, JudgeConfig, LlmJudgeConfig
+from rubric_rl.config.schema import DataConfig
 from rubric_rl.data.prompt_set import load_prompt_set
 from rubric_rl.errors import ConfigError, DataError
 from rubric_rl.judging.assembly import own_caller

@@ -23,7 +23,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from rubric_rl.config.compose import compose
-from rubric_rl.config.schema import Config, DataConfig, JudgeConfig
+from rubric_rl.config.judge import JudgeConfig
+from rubric_rl.config.schema import Config, DataConfig
 from rubric_rl.controller.refinement_phase import refinement_rules
 from rubric_rl.data.prompt_set import load_prompt_set
 from rubric_rl.errors import ConfigError

@@ -14,7 +14,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from rubric_rl.config.schema import Config, RefinementConfig
+from rubric_rl.config.refinement import RefinementConfig
+from rubric_rl.config.schema import Config
 from rubric_rl.controller.archive import ArchivedAnswer, CandidateArchive
 from rubric_rl.controller.streaming import Status
 from rubric_rl.errors import RefinementFailedError

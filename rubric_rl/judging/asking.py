@@ -13,7 +13,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from rubric_rl.config.schema import LlmJudgeConfig
+from rubric_rl.config.judge import LlmJudgeConfig
 from rubric_rl.judging.chat import Caller, CallResult, ChatRequest
 from rubric_rl.judging.probability import met_probabilities
 from rubric_rl.judging.reply import ParsedReply, all_unknown, parse_reply, reply_schema

@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
-from rubric_rl.config.schema import JudgeConfig
+from rubric_rl.config.judge import JudgeConfig
 from rubric_rl.judging.asking import LlmJudge
 from rubric_rl.judging.async_dispatcher import AsyncDispatcher
 from rubric_rl.judging.cache import VerdictCache

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from rubric_rl.config.schema import JudgeBudgetConfig, JudgeHealthConfig
+from rubric_rl.config.judge import JudgeBudgetConfig, JudgeHealthConfig
 from rubric_rl.judging.dispatch import Dispatch, DispatchSnapshot
 from rubric_rl.judging.leases import Grants, LeaseRequest, Outcome
 

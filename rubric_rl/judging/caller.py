@@ -16,7 +16,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
-from rubric_rl.config.schema import JudgeBudgetConfig, LlmJudgeConfig
+from rubric_rl.config.judge import JudgeBudgetConfig, LlmJudgeConfig
 from rubric_rl.judging.chat import (
     CallResult,
     ChatClient,

@@ -26,7 +26,7 @@ import openai
 from pydantic import BaseModel, Field, ValidationError
 from typing_extensions import TypedDict
 
-from rubric_rl.config.schema import EndpointConfig, LlmJudgeConfig
+from rubric_rl.config.judge import EndpointConfig, LlmJudgeConfig
 from rubric_rl.errors import ConfigError
 from rubric_rl.judging.chat import ChatError, ChatReply, ChatRequest, TokenLogProbs
 from rubric_rl.judging.model_table import ModelTraits, traits_of

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 
 from pydantic import TypeAdapter, ValidationError
 
-from rubric_rl.config.schema import JudgeBudgetConfig, JudgeHealthConfig
+from rubric_rl.config.judge import JudgeBudgetConfig, JudgeHealthConfig
 from rubric_rl.errors import RunFolderError
 from rubric_rl.judging.endpoint_health import EndpointHealth, EndpointState, least_loaded
 from rubric_rl.judging.leases import Grants, Lease, LeaseRequest, Outcome, Refusal

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from rubric_rl.config.schema import EndpointConfig, JudgeBudgetConfig, LlmJudgeConfig
+from rubric_rl.config.judge import EndpointConfig, JudgeBudgetConfig, LlmJudgeConfig
 from rubric_rl.errors import ConfigError, EndpointError
 from rubric_rl.judging.chat import ChatClient, ChatError, ChatReply, ChatRequest
 from rubric_rl.judging.client import OpenAIChatClient, setting_of

@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from rubric_rl.config.schema import JudgeHealthConfig
+from rubric_rl.config.judge import JudgeHealthConfig
 from rubric_rl.judging.leases import Outcome
 from rubric_rl.judging.limits import ConcurrencyLimit, Limits
 

@@ -32,7 +32,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
 
-from rubric_rl.config.schema import LlmJudgeConfig, RubricsConfig
+from rubric_rl.config.judge import LlmJudgeConfig
+from rubric_rl.config.schema import RubricsConfig
 from rubric_rl.data.reading import list_problems, read_jsonl
 from rubric_rl.data.records import LoadedPrompt, RawRow, parse_messages
 from rubric_rl.errors import DataError

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rubric_rl.config.schema import LlmJudgeConfig
+from rubric_rl.config.judge import LlmJudgeConfig
 from rubric_rl.judging.chat import total_chars
 from rubric_rl.judging.grading import Answer
 from rubric_rl.judging.model_table import prices_of

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from rubric_rl.config.schema import HostedJudgeConfig
+from rubric_rl.config.judge import HostedJudgeConfig
 from rubric_rl.errors import WorkerDiedError, WorkerTimeoutError
 from rubric_rl.judging.server_guard import guarded
 

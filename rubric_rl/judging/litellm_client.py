@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from rubric_rl.config.schema import EndpointConfig, LlmJudgeConfig
+from rubric_rl.config.judge import EndpointConfig, LlmJudgeConfig
 from rubric_rl.errors import ConfigError
 from rubric_rl.judging.chat import ChatClient, ChatError, ChatReply, ChatRequest, TokenLogProbs
 from rubric_rl.judging.client import OpenAIChatClient, chat_error, read_key, request_fields

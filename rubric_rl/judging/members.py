@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from rubric_rl.config.schema import JudgeBudgetConfig, JudgeHealthConfig
+from rubric_rl.config.judge import JudgeBudgetConfig, JudgeHealthConfig
 from rubric_rl.judging.endpoint_health import EndpointHealth
 from rubric_rl.judging.leases import LeaseRequest
 from rubric_rl.judging.limits import Limits, strictest

@@ -14,7 +14,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from rubric_rl.config.schema import LlmJudgeConfig
+from rubric_rl.config.judge import LlmJudgeConfig
 from rubric_rl.types import JudgeContract
 
 _ALL_CONTRACTS: tuple[JudgeContract, ...] = ("structured_outputs", "json_object", "text")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
-from rubric_rl.config.schema import JudgeConfig
+from rubric_rl.config.judge import JudgeConfig
 from rubric_rl.judging.hosted import ServerSpec, VllmServer
 from rubric_rl.rollout.engine import EngineSpec, RolloutEngine, bucket_update_info
 from rubric_rl.runtime.process import free_port, redirect_output

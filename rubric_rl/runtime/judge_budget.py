@@ -20,7 +20,7 @@ import ray.exceptions
 from ray.actor import exit_actor
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from rubric_rl.config.schema import JudgeBudgetConfig, JudgeConfig, JudgeHealthConfig
+from rubric_rl.config.judge import JudgeBudgetConfig, JudgeConfig, JudgeHealthConfig
 from rubric_rl.errors import WorkerDiedError
 from rubric_rl.judging.async_dispatcher import AsyncDispatcher
 from rubric_rl.judging.dispatch import Dispatch, DispatchSnapshot

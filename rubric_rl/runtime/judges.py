@@ -9,7 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rubric_rl.config.schema import Config, EndpointConfig, LlmJudgeConfig
+from rubric_rl.config.judge import EndpointConfig, LlmJudgeConfig
+from rubric_rl.config.schema import Config
 from rubric_rl.errors import EndpointError
 from rubric_rl.judging.endpoint import JudgeIdentity, check_judge
 from rubric_rl.judging.hosted import KEY_ENV, ServerSpec, served_name

@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rubric_rl.config.schema import Config, LlmJudgeConfig, ModelConfig
+from rubric_rl.config.judge import LlmJudgeConfig
+from rubric_rl.config.schema import Config, ModelConfig
 from rubric_rl.data.prompt_set import RawPromptSet, describe, load_prompt_set, tokenize_prompts
 from rubric_rl.data.records import Dropped
 from rubric_rl.data.tokenizing import load_tokenizer, resolve_model_path

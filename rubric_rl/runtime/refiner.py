@@ -6,7 +6,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from rubric_rl.config.schema import Config, JudgeConfig, LlmJudgeConfig, RefinementConfig
+from rubric_rl.config.judge import JudgeConfig, LlmJudgeConfig
+from rubric_rl.config.refinement import RefinementConfig
+from rubric_rl.config.schema import Config
 from rubric_rl.controller.refinement_phase import RefinementParts
 from rubric_rl.errors import ConfigError
 from rubric_rl.judging.assembly import open_caller

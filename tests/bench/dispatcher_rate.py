@@ -18,7 +18,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from rubric_rl.config.schema import JudgeBudgetConfig, JudgeHealthConfig
+from rubric_rl.config.judge import JudgeBudgetConfig, JudgeHealthConfig
 from rubric_rl.judging.async_dispatcher import AsyncDispatcher
 from rubric_rl.judging.dispatch import Dispatch
 from rubric_rl.judging.leases import Lease, LeaseRequest, Outcome

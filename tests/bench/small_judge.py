@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from rubric_rl.config.schema import HostedJudgeConfig, JudgeBudgetConfig, JudgeConfig
+from rubric_rl.config.judge import HostedJudgeConfig, JudgeBudgetConfig, JudgeConfig
 from rubric_rl.data.small_model import prepare_small_model
 from rubric_rl.judging.assembly import open_judge
 from rubric_rl.judging.async_dispatcher import AsyncDispatcher

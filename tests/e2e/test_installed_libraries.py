@@ -44,7 +44,7 @@ from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from rubric_rl.algorithms.openrlhf_losses import PolicyLoss, aggregate_loss, compute_approx_kl
-from rubric_rl.config.schema import HostedJudgeConfig
+from rubric_rl.config.judge import HostedJudgeConfig
 from rubric_rl.judging.hosted import ServerSpec, server_arguments
 from rubric_rl.rollout.engine import EngineSpec, bucket_update_info
 from rubric_rl.rollout.vllm_engine import engine_arguments

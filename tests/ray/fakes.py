@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 import ray
 
-from rubric_rl.config.schema import JudgeConfig
+from rubric_rl.config.judge import JudgeConfig
 from rubric_rl.errors import LearnerDivergedError
 from rubric_rl.judging.templates import JudgeTemplates
 from rubric_rl.runtime.actors import JudgeSetup, JudgeWorker, LearnerWorker, RolloutWorker

@@ -11,7 +11,8 @@ import sys
 
 import ray
 
-from rubric_rl.config.schema import ClusterConfig, JudgeConfig
+from rubric_rl.config.judge import JudgeConfig
+from rubric_rl.config.schema import ClusterConfig
 from rubric_rl.judging.endpoint import JudgeIdentity
 from rubric_rl.judging.templates import JudgeTemplates
 from rubric_rl.runtime.actors import JudgeSetup, JudgeWorker

@@ -4,8 +4,10 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from rubric_rl.config.compose import compose
+from rubric_rl.config.judge import LlmJudgeConfig
 from rubric_rl.config.problems import known_keys
-from rubric_rl.config.schema import Config, LlmJudgeConfig, Section
+from rubric_rl.config.schema import Config
+from rubric_rl.config.section import Section
 from rubric_rl.errors import ConfigError
 
 GPU = ("cluster=gpu_disaggregated",)

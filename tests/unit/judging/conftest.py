@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import pytest
 from aiohttp import web
 
-from rubric_rl.config.schema import JudgeBudgetConfig, JudgeHealthConfig, LlmJudgeConfig
+from rubric_rl.config.judge import JudgeBudgetConfig, JudgeHealthConfig, LlmJudgeConfig
 from rubric_rl.judging.asking import LlmJudge
 from rubric_rl.judging.async_dispatcher import AsyncDispatcher
 from rubric_rl.judging.caller import PooledCaller

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from rubric_rl.config.schema import JudgeBudgetConfig, JudgeHealthConfig
+from rubric_rl.config.judge import JudgeBudgetConfig, JudgeHealthConfig
 from rubric_rl.judging import async_dispatcher
 from rubric_rl.judging.async_dispatcher import AsyncDispatcher
 from rubric_rl.judging.dispatch import Dispatch

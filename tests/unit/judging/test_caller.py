@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from rubric_rl.config.schema import JudgeBudgetConfig, JudgeHealthConfig, LlmJudgeConfig
+from rubric_rl.config.judge import JudgeBudgetConfig, JudgeHealthConfig, LlmJudgeConfig
 from rubric_rl.errors import WorkerDiedError
 from rubric_rl.judging.async_dispatcher import AsyncDispatcher
 from rubric_rl.judging.caller import PooledCaller

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from rubric_rl.config.schema import JudgeBudgetConfig, JudgeHealthConfig
+from rubric_rl.config.judge import JudgeBudgetConfig, JudgeHealthConfig
 from rubric_rl.errors import RunFolderError
 from rubric_rl.judging.dispatch import Dispatch, DispatchSnapshot
 from rubric_rl.judging.leases import Lease, LeaseRequest, Outcome, OutcomeKind

@@ -8,7 +8,7 @@ import traceback
 
 import pytest
 
-from rubric_rl.config.schema import EndpointConfig, JudgeBudgetConfig
+from rubric_rl.config.judge import EndpointConfig, JudgeBudgetConfig
 from rubric_rl.errors import ConfigError, EndpointError
 from rubric_rl.judging.endpoint import JudgeIdentity, check_judge, check_price
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from rubric_rl.config.schema import JudgeBudgetConfig, JudgeHealthConfig
+from rubric_rl.config.judge import JudgeBudgetConfig, JudgeHealthConfig
 from rubric_rl.judging.endpoint_health import Breaker, EndpointHealth, Latencies
 from rubric_rl.judging.leases import Outcome, OutcomeKind
 from rubric_rl.judging.limits import ConcurrencyLimit, strictest

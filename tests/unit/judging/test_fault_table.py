@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 import pytest
 from aiohttp import web
 
-from rubric_rl.config.schema import JudgeBudgetConfig, JudgeHealthConfig, LlmJudgeConfig
+from rubric_rl.config.judge import JudgeBudgetConfig, JudgeHealthConfig, LlmJudgeConfig
 from rubric_rl.types import Criterion, Judgement, VerdictValue
 
 CRITERIA = tuple(

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rubric_rl.config.schema import LlmJudgeConfig
+from rubric_rl.config.judge import LlmJudgeConfig
 from rubric_rl.judging.chat import CallResult, ChatReply, ChatRequest
 from rubric_rl.judging.judge import LlmJudge, RubricJudge
 from rubric_rl.judging.reply import parse_reply

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from rubric_rl.config.schema import LlmJudgeConfig
+from rubric_rl.config.judge import LlmJudgeConfig
 from rubric_rl.errors import ConfigError
 from rubric_rl.judging.asking import LlmJudge
 from rubric_rl.judging.cache import VerdictCache

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import pytest
 
-from rubric_rl.config.schema import JudgeBudgetConfig, JudgeHealthConfig
+from rubric_rl.config.judge import JudgeBudgetConfig, JudgeHealthConfig
 from rubric_rl.errors import WorkerDiedError
 from rubric_rl.judging.async_dispatcher import LONGEST_POLL_S, AsyncDispatcher
 from rubric_rl.judging.chat import ChatError

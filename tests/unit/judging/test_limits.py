@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rubric_rl.config.schema import JudgeBudgetConfig, JudgeHealthConfig
+from rubric_rl.config.judge import JudgeBudgetConfig, JudgeHealthConfig
 from rubric_rl.judging.dispatch import Dispatch
 from rubric_rl.judging.leases import LEASE_USE_S, LeaseRequest, Outcome
 from rubric_rl.judging.limits import Account, ConcurrencyLimit, RateWindow, refusal, strictest

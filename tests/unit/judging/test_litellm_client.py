@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import pytest
 
-from rubric_rl.config.schema import LlmJudgeConfig
+from rubric_rl.config.judge import LlmJudgeConfig
 from rubric_rl.errors import ConfigError
 from rubric_rl.judging.chat import ChatError, ChatReply, ChatRequest
 from rubric_rl.judging.endpoint import check_judge
@@ -66,7 +66,7 @@ class NotInstalled:
             raise ModuleNotFoundError(name)
 
 sys.meta_path.insert(0, NotInstalled())
-from rubric_rl.config.schema import LlmJudgeConfig
+from rubric_rl.config.judge import LlmJudgeConfig
 from rubric_rl.errors import ConfigError
 from rubric_rl.judging.litellm_client import build_clients
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from rubric_rl.config.schema import JudgeBudgetConfig, JudgeHealthConfig
+from rubric_rl.config.judge import JudgeBudgetConfig, JudgeHealthConfig
 from rubric_rl.judging.dispatch import Dispatch
 from rubric_rl.judging.leases import Grants, LeaseRequest, Outcome, OutcomeKind
 

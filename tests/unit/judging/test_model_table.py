@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from rubric_rl.config.schema import LlmJudgeConfig
+from rubric_rl.config.judge import LlmJudgeConfig
 from rubric_rl.judging.model_table import ModelTraits, Prices, prices_of, traits_of
 
 
