@@ -163,4 +163,4 @@ class RayDispatcher:
         except ray.exceptions.RayActorError as err:
             # The one that is known may have ended for want of use; another has its name then.
             self._actor = budget_actor(self._name)
-            raise WorkerDiedError(f"the judge budget is not there: {err}") from None
+            raise WorkerDiedError(f"the judge budget is not there: {err}") from err
