@@ -133,10 +133,10 @@ def _batch(config: Config) -> Iterator[str]:
             "raise it to at least that"
         )
     attention = config.learner.attn_implementation
-    if config.learner.packing and attention not in ("sdpa", "eager"):
+    if config.learner.packing and attention != "sdpa":
         yield (
-            f"learner.packing=true needs a mask that learner.attn_implementation={attention!r} "
-            "does not take: set it to sdpa or eager, or learner.packing=false"
+            f"learner.packing=true attends by sdpa, got learner.attn_implementation={attention!r}: "
+            "set it to sdpa, or learner.packing=false"
         )
     least, per_prompt = config.algorithm.min_scored_samples, config.rollout.samples_per_prompt
     if least > per_prompt:

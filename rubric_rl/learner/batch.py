@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from rubric_rl.learner.packed_attention import PackedGroup, PackedLayout
 from rubric_rl.types import TrainSample
 
 
@@ -33,8 +34,9 @@ class MicroBatchTensors:
     input_ids: Tensor
     """[R, L] int64."""
     attention_mask: Tensor
-    """Padded: [R, L] int64, 1 at real tokens. Packed: [1, 1, L, L], added to the attention's
-    logits."""
+    """Padded: [R, L] int64, 1 at real tokens. Packed: [1, 1, 1, 1] of zero, as the layout tells."""
+    packed_layout: PackedLayout | None
+    """Packed: what sees what."""
     position_ids: Tensor
     """[R, L] int64, counted over the real tokens of a sample."""
     predictors: Tensor
@@ -78,6 +80,7 @@ def build_micro_batch(samples: Sequence[TrainSample], device: torch.device) -> M
         device,
         input_ids=torch.cat([left([s.prompt_token_ids for s in samples]), completion_ids], 1),
         attention_mask=attention_mask,
+        packed_layout=None,
         position_ids=(attention_mask.cumsum(1) - 1).clamp(min=0),
         predictors=_right(
             [
@@ -91,15 +94,9 @@ def build_micro_batch(samples: Sequence[TrainSample], device: torch.device) -> M
 
 
 def build_packed_micro_batch(
-    samples: Sequence[TrainSample], device: torch.device, dtype: torch.dtype
+    samples: Sequence[TrainSample], device: torch.device
 ) -> MicroBatchTensors:
-    """Pack `samples` (at least one) as drawn above; samples of one prompt must be adjacent.
-
-    Args:
-        samples: in any other order.
-        device: of the tensors.
-        dtype: of the model, hence of its attention mask.
-    """
+    """Pack `samples` (at least one) as drawn above; those of one prompt share it if adjacent."""
     row = _PackedRow()
     for sample in samples:
         row.add(sample)
@@ -107,7 +104,9 @@ def build_packed_micro_batch(
         samples,
         device,
         input_ids=torch.tensor([row.tokens]),
-        attention_mask=row.attention_mask(dtype),
+        # Of four dimensions, so that transformers makes no mask of the whole row.
+        attention_mask=torch.zeros(1, 1, 1, 1),
+        packed_layout=row.layout(),
         position_ids=torch.tensor([row.positions]),
         predictors=_right(row.predictors, torch.int64),
         num_model_tokens=len(row.tokens),
@@ -115,43 +114,37 @@ def build_packed_micro_batch(
 
 
 class _PackedRow:
-    """L tokens so far. A segment is a prompt or a completion."""
+    """L tokens so far: prompts, each with its completions after it."""
 
     def __init__(self) -> None:
         self.tokens: list[int] = []
         self.positions: list[int] = []
         self.predictors: list[list[int]] = []
-        self._segments: list[int] = []
-        self._prompts: list[int] = []  # by token: the prompt's segment
         self._prompt: tuple[int, ...] | None = None
-        self._prompt_segment = self._num_segments = self._prompt_end = 0
+        self._prompt_places: list[tuple[int, int]] = []
+        self._lengths: list[list[int]] = []  # of each prompt's completions
 
     def add(self, sample: TrainSample) -> None:
-        prompt = sample.prompt_token_ids
+        prompt, completion = sample.prompt_token_ids, sample.completion_token_ids
         if prompt != self._prompt:
-            self._prompt, self._prompt_segment = prompt, self._num_segments
+            self._prompt = prompt
+            self._prompt_places.append((len(self.tokens), len(self.tokens) + len(prompt)))
+            self._lengths.append([])
             self._append(prompt, position=0)
-            self._prompt_end = len(self.tokens) - 1
-        start = len(self.tokens)
-        num_completion = len(sample.completion_token_ids)
-        self._append(sample.completion_token_ids, position=len(prompt))
-        self.predictors.append([self._prompt_end, *range(start, start + num_completion - 1)])
+        start, prompt_end = len(self.tokens), self._prompt_places[-1][1]
+        self._append(completion, position=len(prompt))
+        self._lengths[-1].append(len(completion))
+        self.predictors.append([prompt_end - 1, *range(start, start + len(completion) - 1)])
 
     def _append(self, tokens: Sequence[int], *, position: int) -> None:
         self.tokens += tokens
         self.positions += range(position, position + len(tokens))
-        self._segments += [self._num_segments] * len(tokens)
-        self._prompts += [self._prompt_segment] * len(tokens)
-        self._num_segments += 1
 
-    def attention_mask(self, dtype: torch.dtype) -> Tensor:
-        """[1, 1, L, L]: 0 where the second token is seen by the first, else very negative."""
-        segment_L, prompt_L = torch.tensor(self._segments), torch.tensor(self._prompts)
-        same_LL = segment_L[:, None] == segment_L[None, :]
-        own_prompt_LL = prompt_L[:, None] == segment_L[None, :]
-        seen_LL = (same_LL | own_prompt_LL).tril()
-        mask_LL = torch.zeros(seen_LL.shape, dtype=dtype)
-        return mask_LL.masked_fill_(~seen_LL, torch.finfo(dtype).min)[None, None]
+    def layout(self) -> PackedLayout:
+        return tuple(
+            PackedGroup.of(start, end, lengths)
+            for (start, end), lengths in zip(self._prompt_places, self._lengths, strict=True)
+        )
 
 
 def _with_completions(
@@ -160,6 +153,7 @@ def _with_completions(
     *,
     input_ids: Tensor,
     attention_mask: Tensor,
+    packed_layout: PackedLayout | None,
     position_ids: Tensor,
     predictors: Tensor,
     num_model_tokens: int,
@@ -167,6 +161,7 @@ def _with_completions(
     return MicroBatchTensors(
         input_ids=input_ids.to(device),
         attention_mask=attention_mask.to(device),
+        packed_layout=packed_layout and tuple(group.to(device) for group in packed_layout),
         position_ids=position_ids.to(device),
         predictors=predictors.to(device),
         completion_ids=_right([s.completion_token_ids for s in samples], torch.int64).to(device),

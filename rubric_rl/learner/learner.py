@@ -70,7 +70,6 @@ class Learner:
             rank=rank.rank,
             num_ranks=rank.num_ranks,
             device=self.device,
-            dtype=self.policy.model.dtype,
         )
         self._checkpoints = LearnerCheckpoints(self.policy.engine, spec, rank, self.weight_shapes())
         self._entropy: Entropy = "gradient" if spec.algorithm.entropy_coef > 0 else "value"

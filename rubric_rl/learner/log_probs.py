@@ -129,7 +129,7 @@ def _packing_gap(model: PreTrainedModel, head: ChunkedHead) -> float:
         completion_log_probs(model, batch, temperature=1.0, head=head, entropy="none").log_probs
         for batch in (
             build_micro_batch(samples, model.device),
-            build_packed_micro_batch(samples, model.device, model.dtype),
+            build_packed_micro_batch(samples, model.device),
         )
     )
     return (padded - packed).abs().max().item()
@@ -179,6 +179,7 @@ def _run(model: nn.Module, batch: MicroBatchTensors, *, num_kept: int) -> Tensor
         position_ids=batch.position_ids,
         logits_to_keep=num_kept,
         use_cache=False,
+        **({} if batch.packed_layout is None else {"packed_layout": batch.packed_layout}),
     ).logits
 
 

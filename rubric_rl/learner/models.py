@@ -9,6 +9,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from rubric_rl.config.schema import LearnerConfig, ModelConfig
+from rubric_rl.learner import packed_attention
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -26,7 +27,9 @@ def load_causal_lm(
     loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
         model_path,
         dtype=_DTYPES[learner.dtype],
-        attn_implementation=learner.attn_implementation,
+        attn_implementation=packed_attention.NAME
+        if learner.packing
+        else learner.attn_implementation,
         trust_remote_code=model.trust_remote_code,
     )
     loaded.eval()

@@ -26,8 +26,6 @@ class RankShare:
     rank: int
     num_ranks: int
     device: torch.device
-    dtype: torch.dtype
-    """Of the model."""
 
     def of(
         self, samples: Sequence[TrainSample]
@@ -51,5 +49,5 @@ class RankShare:
 
     def _build(self, samples: Sequence[TrainSample]) -> MicroBatchTensors:
         if self.config.packing:
-            return build_packed_micro_batch(samples, self.device, self.dtype)
+            return build_packed_micro_batch(samples, self.device)
         return build_micro_batch(samples, self.device)

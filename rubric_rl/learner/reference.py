@@ -110,7 +110,6 @@ class ReferenceModel:
             rank=index,
             num_ranks=num_workers,
             device=device,
-            dtype=model.dtype,
         )
 
     def log_probs(self, batch: TrainBatch) -> dict[int, tuple[float, ...]]:

@@ -101,9 +101,9 @@ COLOCATED_GPU = ("cluster=gpu_colocated",)
         ),
         (
             ("learner.packing=true", "learner.attn_implementation=flash_attention_2"),
-            "learner.packing=true needs a mask that "
-            "learner.attn_implementation='flash_attention_2' does not take: set it to sdpa or "
-            "eager, or learner.packing=false",
+            "learner.packing=true attends by sdpa, got "
+            "learner.attn_implementation='flash_attention_2': set it to sdpa, or "
+            "learner.packing=false",
         ),
         (
             ("algorithm.min_scored_samples=9",),

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from rubric_rl.errors import ModelError
+from rubric_rl.learner import packed_attention
 from rubric_rl.learner.batch import (
     MicroBatchTensors,
     build_micro_batch,
@@ -58,6 +59,12 @@ def random_samples(rng: random.Random, samples_per_prompt: list[int]) -> list[Tr
     return samples
 
 
+def packing_llama(seed: int = 0) -> LlamaForCausalLM:
+    model = tiny_llama(seed=seed)
+    model.set_attn_implementation(packed_attention.NAME)
+    return model
+
+
 # ----------------------------------------------------------------------------
 # Layout
 
@@ -70,20 +77,25 @@ def test_the_drawing_in_the_docstring() -> None:
             sample((10, 11, 12, 13), (14, 15, 16)),
         ],
         CPU,
-        torch.float32,
     )
     assert batch.input_ids.tolist() == [[*range(1, 17)]]
     assert batch.position_ids.tolist() == [[0, 1, 2, 3, 4, 5, 6, 3, 4, 0, 1, 2, 3, 4, 5, 6]]
     # Both completions of the first prompt start after its third token.
     assert batch.predictors.tolist() == [[2, 3, 4, 5], [2, 7, 0, 0], [12, 13, 14, 0]]
-    seen = batch.attention_mask[0, 0] == 0
-    rows = {"c's last": 6, "d's last": 8, "q's second": 10, "e's first": 13}
-    assert {name: seen[row].nonzero().flatten().tolist() for name, row in rows.items()} == {
-        "c's last": [0, 1, 2, 3, 4, 5, 6],
-        "d's last": [0, 1, 2, 7, 8],
-        "q's second": [9, 10],
-        "e's first": [9, 10, 11, 12, 13],
-    }
+    assert batch.packed_layout is not None
+    first, second = batch.packed_layout
+    assert (first.prompt_start, first.prompt_end) == (0, 3)
+    # Padding repeats the first token of its completion, and is in no output.
+    assert first.padded_n_T.tolist() == [[3, 4, 5, 6], [7, 8, 7, 7]]
+    assert first.real_N.tolist() == [0, 1, 2, 3, 4, 5]
+    assert [row.nonzero().flatten().tolist() for row in first.seen_TS] == [
+        [0, 1, 2, 3],
+        [0, 1, 2, 3, 4],
+        [0, 1, 2, 3, 4, 5],
+        [0, 1, 2, 3, 4, 5, 6],
+    ]
+    assert (second.prompt_start, second.prompt_end) == (9, 13)
+    assert second.padded_n_T.tolist() == [[13, 14, 15]]
     assert batch.completion_ids.tolist() == [[4, 5, 6, 7], [8, 9, 0, 0], [14, 15, 16, 0]]
     assert batch.num_real_tokens == 7 + 5 + 7
 
@@ -97,7 +109,7 @@ def test_padded_samples_are_predicted_one_token_before() -> None:
 
 def test_completions_that_are_prompts_of_others_are_kept_apart() -> None:
     samples = [sample((1, 2), (3,)), sample((1, 2, 3), (4,)), sample((1, 2), (3,))]
-    batch = build_packed_micro_batch(samples, CPU, torch.float32)
+    batch = build_packed_micro_batch(samples, CPU)
     # The first prompt comes again, not beside its first use: it is packed again.
     assert batch.input_ids.tolist() == [[1, 2, 3, 1, 2, 3, 4, 1, 2, 3]]
 
@@ -128,9 +140,9 @@ def test_log_probs_entropies_and_gradients_equal_the_padded_ones(
     samples_per_prompt: list[int], seed: int
 ) -> None:
     samples = random_samples(random.Random(seed), samples_per_prompt)
-    model = tiny_llama(seed=2)
+    model = packing_llama(seed=2)
     expected, expected_gradient = loss_and_gradient(model, build_micro_batch(samples, CPU))
-    packed = build_packed_micro_batch(samples, CPU, model.dtype)
+    packed = build_packed_micro_batch(samples, CPU)
     found, found_gradient = loss_and_gradient(model, packed)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
     largest = max(gradient.abs().max().item() for gradient in expected_gradient)
@@ -138,8 +150,8 @@ def test_log_probs_entropies_and_gradients_equal_the_padded_ones(
 
 
 def test_a_packed_share_without_weight_counts_nothing() -> None:
-    model = tiny_llama()
-    batch = build_packed_micro_batch([sample((1, 2), (3, 4))], CPU, torch.float32)
+    model = packing_llama()
+    batch = build_packed_micro_batch([sample((1, 2), (3, 4))], CPU)
     _, gradient = loss_and_gradient(model, without_weight(batch))
     assert not any(g.any() for g in gradient)
 
@@ -187,24 +199,34 @@ def test_a_group_of_samples_fits_a_budget_that_padding_would_exceed() -> None:
 
 
 def test_a_model_with_full_attention_can_pack() -> None:
-    for implementation in ("sdpa", "eager"):
-        model = tiny_llama()
-        model.set_attn_implementation(implementation)
+    model = packing_llama()
+    check_packing(model, find_chunked_head(model, 16))
+
+
+def test_a_padded_batch_is_attended_to_as_by_sdpa() -> None:
+    samples = random_samples(random.Random(3), [2, 3])
+    batch = build_micro_batch(samples, CPU)
+    expected, _ = loss_and_gradient(tiny_llama(seed=2), batch)
+    found, _ = loss_and_gradient(packing_llama(seed=2), batch)
+    assert torch.equal(found, expected)
+
+
+def test_another_attention_is_found_out() -> None:
+    model = tiny_llama()  # sdpa, which knows no layout
+    with pytest.raises(ModelError, match=r"log-probs of packed samples are off by"):
         check_packing(model, find_chunked_head(model, 16))
 
 
-class BlindToMasks(LlamaForCausalLM):
-    """Sees all tokens before, whatever the mask."""
+class BlindToLayouts(LlamaForCausalLM):
+    """Doesn't hand on what it doesn't know."""
 
-    def forward(self, *args, **kwargs):  # type: ignore[no-untyped-def]
-        kwargs["attention_mask"] = None
-        kwargs["position_ids"] = None
+    def forward(self, *args, packed_layout=None, **kwargs):  # type: ignore[no-untyped-def]
         return super().forward(*args, **kwargs)
 
 
-def test_a_model_that_ignores_the_mask_is_found_out() -> None:
-    model = BlindToMasks(tiny_llama().config).eval()
-    with pytest.raises(ModelError, match=r"BlindToMasks: log-probs of packed samples are off by"):
+def test_a_model_that_ignores_the_layout_is_found_out() -> None:
+    model = BlindToLayouts(packing_llama().config).eval()
+    with pytest.raises(ModelError, match=r"BlindToLayouts: log-probs of packed samples are off by"):
         check_packing(model, find_chunked_head(model, 16))
 
 
