@@ -63,6 +63,7 @@ def engine_environment(spec: EngineSpec) -> dict[str, str]:
             "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
             "OMP_NUM_THREADS": str(spec.num_threads),
+            "RUBRIC_RL_SEEDED_SAMPLING": "inverse_cdf",  # see `seeded_sampling`
         }
     if spec.weight_transport == "ipc":
         # CUDA IPC handles cross to the engine's process pickled.
