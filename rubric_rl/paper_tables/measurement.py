@@ -31,7 +31,7 @@ class Measurement:
     """One figure as its file has it."""
 
     metric: str
-    """Such as `winrate`; see the module."""
+    """Such as `winrate`; see `records`."""
     value: float
     low: float | None = None
     """95 % interval; None where the record has none."""

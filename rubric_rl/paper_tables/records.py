@@ -17,7 +17,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,7 @@ def _labels(own: Labels, given: Labels, domain: str | None = None) -> Labels:
     labels = own.with_more(given, "--label")
     if domain is not None and labels.domain not in (None, domain):
         raise DataError(f"is labelled domain={labels.domain}, but the benchmark is of {domain}")
-    return labels if domain is None else labels.with_more(Labels(domain=domain), "benchmark")
+    return labels if domain is None else replace(labels, domain=domain)
 
 
 def _measured(metric: str, found: Estimate, labels: Labels, where: str) -> Measurement:
