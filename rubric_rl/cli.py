@@ -64,6 +64,12 @@ def _theory(argv: Sequence[str]) -> int:
     return command(argv)
 
 
+def _tables(argv: Sequence[str]) -> int:
+    from rubric_rl.commands.tables import main as command
+
+    return command(argv)
+
+
 def _eval(argv: Sequence[str]) -> int:
     from rubric_rl.commands.evaluate import main as command
 
@@ -83,6 +89,7 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "judge": _judge,
     "rubrics": _rubrics,
     "theory": _theory,
+    "tables": _tables,
     "checkpoints": _checkpoints,
 }
 _HELP = (
@@ -90,6 +97,7 @@ _HELP = (
     "rollouts: collect answers; eval: win rate, tail accuracy, benchmarks; "
     "rubrics: import, export, lint, show, build, log, diff, analyze; "
     "theory: Theorem 1, Figure 2, what a rubric will do; "
+    "tables: the paper's tables and figures from records; "
     "checkpoints: list, verify, export"
 )
 

@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -39,6 +40,7 @@ from rubric_rl.data.records import LoadedPrompt
 from rubric_rl.errors import ConfigError, DataError
 from rubric_rl.evaluation.benchmark import Coverage, GradedAnswer, Grader, graded_answers
 from rubric_rl.evaluation.healthbench import ClippedMean, HealthBenchScore, healthbench_score
+from rubric_rl.evaluation.labels import Labels, parse_labels
 from rubric_rl.evaluation.prbench import Means, PrbenchScore, prbench_score
 from rubric_rl.judging.endpoint import check_judge
 from rubric_rl.judging.graded_rows import FORMAT as GRADED_FORMAT
@@ -59,6 +61,7 @@ def main(name: str, argv: Sequence[str], create: CreateEngine = create_engine) -
     """Run `healthbench` or `prbench` and return the exit code. Raises RubricRLError."""
     args = _parser(name).parse_intermixed_args(argv)
     check_writable(args.out)
+    labels = parse_labels(args.label)
     config = judge_config(args.overrides, what="an evaluation")
     prompts = prompts_with_rubrics(args.rubrics, args.format)
     try:
@@ -68,9 +71,9 @@ def main(name: str, argv: Sequence[str], create: CreateEngine = create_engine) -
         return _EXIT_INTERRUPTED
     answers = graded_answers(rows, prompts)
     if name == "healthbench":
-        _healthbench(args, config, prompts, answers)
+        _healthbench(args, config, prompts, answers, labels)
     else:
-        _prbench(args, config, prompts, answers)
+        _prbench(args, config, prompts, answers, labels)
     return 0
 
 
@@ -139,6 +142,7 @@ def _healthbench(
     config: Config,
     prompts: Mapping[str, LoadedPrompt],
     answers: Sequence[GradedAnswer],
+    labels: Labels,
 ) -> None:
     path = Path(args.rubrics).expanduser()
     raw = read_parquet(path) if path.suffix.lower() == PARQUET else read_jsonl(path)
@@ -149,7 +153,7 @@ def _healthbench(
         min_coverage=config.rubrics.min_coverage,
         seed=args.seed,
     )
-    write_figures(args.out, result)
+    write_figures(args.out, replace(result, labels=labels))
     _print_healthbench(result)
     _check_scored(result.coverage)
 
@@ -159,11 +163,12 @@ def _prbench(
     config: Config,
     prompts: Mapping[str, LoadedPrompt],
     answers: Sequence[GradedAnswer],
+    labels: Labels,
 ) -> None:
     result = prbench_score(
         answers, prompts, min_coverage=config.rubrics.min_coverage, seed=args.seed
     )
-    write_figures(args.out, result)
+    write_figures(args.out, replace(result, labels=labels))
     _print_prbench(result)
     _check_scored(result.coverage)
 

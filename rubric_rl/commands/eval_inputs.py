@@ -53,6 +53,14 @@ def add_judging_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="the figures as JSON")
     parser.add_argument("--seed", type=int, default=0, help="of draws and intervals (default 0)")
     parser.add_argument(
+        "--label",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="what is evaluated, kept in OUT for `rubric-rl tables`: condition, domain, step or "
+        "model; may be repeated",
+    )
+    parser.add_argument(
         "--retry-unknown", action="store_true", help="ask again where the judge failed before"
     )
 

@@ -33,6 +33,7 @@ from rubric_rl.config.schema import Config
 from rubric_rl.data.records import LoadedPrompt
 from rubric_rl.errors import ConfigError, DataError, JudgeFailureError
 from rubric_rl.evaluation.annotations import ANNOTATIONS
+from rubric_rl.evaluation.labels import Labels, parse_labels
 from rubric_rl.evaluation.outcomes import (
     JudgedPair,
     comparisons_of,
@@ -143,9 +144,11 @@ class _Job:
     max_unknown_frac: float
     seed: int
     retry_unknown: bool
+    labels: Labels
 
 
 def _job(args: argparse.Namespace) -> _Job:
+    labels = parse_labels(args.label)
     config = judge_config(args.overrides, what="an evaluation")
     prompts = prompts_with_rubrics(args.rubrics, args.format)
     pairs = _pairs(args)
@@ -166,6 +169,7 @@ def _job(args: argparse.Namespace) -> _Job:
         max_unknown_frac=config.rubrics.max_unscored_frac,
         seed=args.seed,
         retry_unknown=args.retry_unknown,
+        labels=labels,
     )
 
 
@@ -274,6 +278,7 @@ async def _measure(job: _Job) -> TailFile:
         seed=job.seed,
         regions=tuple(tail_accuracy(r, own, seed=job.seed) for r, own in regions.items()),
         cost_usd=graded_usd + truth_usd,
+        labels=job.labels,
     )
 
 

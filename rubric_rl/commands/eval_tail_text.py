@@ -10,6 +10,7 @@ from rich.table import Table
 
 from rubric_rl.commands.eval_text import estimate_cells
 from rubric_rl.commands.judge_progress import dollars
+from rubric_rl.evaluation.labels import Labels
 from rubric_rl.evaluation.tail_accuracy import TailAccuracy
 
 FORMAT = "rubric_rl.tail_accuracy/1"
@@ -32,6 +33,7 @@ class TailFile:
     seed: int
     regions: tuple[TailAccuracy, ...]
     cost_usd: float
+    labels: Labels
 
 
 def print_tail(result: TailFile) -> None:

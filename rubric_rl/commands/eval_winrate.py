@@ -35,6 +35,7 @@ from rubric_rl.config.schema import Config
 from rubric_rl.data.bare_prompts import load_records
 from rubric_rl.data.records import LoadedPrompt
 from rubric_rl.errors import ConfigError, DataError, JudgeFailureError
+from rubric_rl.evaluation.labels import parse_labels
 from rubric_rl.evaluation.outcomes import (
     JudgedPair,
     Orders,
@@ -155,6 +156,7 @@ class _Judged:
 
 
 def _evaluate(args: argparse.Namespace, config: Config, create: CreateEngine) -> WinRateFile:
+    labels = parse_labels(args.label)
     opponent = of_source(read_pool(args.against), args.against_source, "--against-source")
     prompts = _prompts(args)
     if args.by == "llm" and args.input.is_dir():
@@ -183,6 +185,7 @@ def _evaluate(args: argparse.Namespace, config: Config, create: CreateEngine) ->
         calls=judged.usage.calls,
         tokens=judged.usage.tokens,
         cost_usd=judged.usage.cost_usd,
+        labels=labels,
     )
 
 

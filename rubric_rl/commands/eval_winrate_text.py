@@ -11,6 +11,7 @@ from rich.table import Table
 
 from rubric_rl.commands.eval_text import estimate_cells, wrapped_causes
 from rubric_rl.commands.judge_progress import dollars
+from rubric_rl.evaluation.labels import Labels
 from rubric_rl.evaluation.outcomes import Orders
 from rubric_rl.evaluation.pairing import Side
 from rubric_rl.evaluation.winrate import WinRate
@@ -47,6 +48,7 @@ class WinRateFile:
     calls: int
     tokens: int
     cost_usd: float
+    labels: Labels
 
 
 def print_win_rate(result: WinRateFile) -> None:

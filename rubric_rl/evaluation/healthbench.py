@@ -31,6 +31,7 @@ from rubric_rl.evaluation.benchmark import (
     grader_of,
     mean_by_prompt,
 )
+from rubric_rl.evaluation.labels import NO_LABELS, Labels
 from rubric_rl.judging.agreement import Estimate
 
 FORMAT = "rubric_rl.healthbench/1"
@@ -64,6 +65,7 @@ class HealthBenchScore:
     """Answers with a score below 0."""
     coverage: Coverage
     grader: Grader
+    labels: Labels = NO_LABELS
 
 
 def healthbench_score(

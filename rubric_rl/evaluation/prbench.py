@@ -30,6 +30,7 @@ from rubric_rl.evaluation.benchmark import (
     grader_of,
     mean_by_prompt,
 )
+from rubric_rl.evaluation.labels import NO_LABELS, Labels
 from rubric_rl.judging.agreement import Estimate
 from rubric_rl.rubrics.reward import RewardName
 
@@ -60,6 +61,7 @@ class PrbenchScore:
     """Each answer under its criteria of one category alone, where one of them is positive."""
     coverage: Coverage
     grader: Grader
+    labels: Labels = NO_LABELS
 
 
 def prbench_score(
