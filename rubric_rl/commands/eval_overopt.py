@@ -17,7 +17,7 @@ from rubric_rl.commands.judge_inputs import positive
 from rubric_rl.commands.output_folder import OutputFolder
 from rubric_rl.commands.overopt_inputs import GoldOptions, RunCurve, run_curves, step_file
 from rubric_rl.errors import ConfigError
-from rubric_rl.evaluation.overoptimisation import CONFIDENCE, MIN_BELOW, analyse, common_kl
+from rubric_rl.evaluation.overoptimisation import CONFIDENCE, MIN_BELOW, Decline, analyse, common_kl
 
 _EPILOG = """\
 Gold values are, the first that is given:
@@ -33,14 +33,12 @@ formula of the area are in rubric_rl/evaluation/overoptimisation.py.
 
 def main(argv: Sequence[str]) -> int:
     """Run the command and return its exit code. Raises RubricRLError."""
-    args = _parser().parse_args(argv)
-    options = _options(args)
-    curves = run_curves(args.runs, options)
+    args = build_parser().parse_args(argv)
+    found = overopt(args)
     folder = OutputFolder(args.out)
-    found = _analysed(curves, args.confidence, args.evaluations)
     print_overopt(found)
     folder.write("overopt.json", as_json(found))
-    folder.write("curves.csv", curves_csv(curves))
+    folder.write("curves.csv", curves_csv([run for run, _ in found.runs]))
     # Here because it takes long to import.
     from rubric_rl.plots.overopt import draw_overopt
     from rubric_rl.plots.style import as_png, as_svg
@@ -52,7 +50,8 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
     parser = argparse.ArgumentParser(
         prog="rubric-rl eval overopt",
         description="Peak of gold, onset of its decline, and area below the proxy, for each run.",
@@ -105,15 +104,17 @@ def _options(args: argparse.Namespace) -> GoldOptions:
     )
 
 
-def _analysed(curves: Sequence[RunCurve], confidence: float, min_below: int) -> Overopt:
-    runs = []
+def overopt(args: argparse.Namespace) -> Overopt:
+    """The analysis of the runs that are named. Raises ConfigError, DataError."""
+    curves = run_curves(args.runs, _options(args))
+    runs: list[tuple[RunCurve, Decline]] = []
     for run in curves:
-        decline = analyse(run.curve, confidence=confidence, min_below=min_below)
+        decline = analyse(run.curve, confidence=args.confidence, min_below=args.evaluations)
         assert decline is not None, "a run without gold is refused"
         runs.append((run, decline))
     return Overopt(
         runs=tuple(runs),
         common_kl=common_kl(run.curve for run in curves),
-        confidence=confidence,
-        min_below=min_below,
+        confidence=args.confidence,
+        min_below=args.evaluations,
     )

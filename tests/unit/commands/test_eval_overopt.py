@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from rubric_rl.commands.eval_overopt import main
+from rubric_rl.commands.eval_overopt import build_parser, main, overopt
+from rubric_rl.commands.eval_overopt_text import as_json, print_overopt
 from rubric_rl.commands.eval_winrate import main as winrate
 from rubric_rl.config.compose import compose, to_yaml
 from rubric_rl.errors import ConfigError, DataError
@@ -84,9 +85,10 @@ def make_run(
     return folder
 
 
-def figures(tmp_path: Path, *arguments: object) -> list[dict[str, Any]]:
-    assert main([*map(str, arguments), "--out", str(tmp_path / "out")]) == 0
-    return json.loads((tmp_path / "out" / "overopt.json").read_text())["runs"]
+def figures(*arguments: object) -> list[dict[str, Any]]:
+    """What the JSON has of each run; nothing is drawn, as that takes its time."""
+    found = overopt(build_parser().parse_args([*map(str, arguments), "--out", "unused"]))
+    return json.loads(as_json(found))["runs"]
 
 
 def test_each_run_has_its_peak_onset_and_area_with_where_they_are_from(
@@ -94,7 +96,8 @@ def test_each_run_has_its_peak_onset_and_area_with_where_they_are_from(
 ) -> None:
     falls = make_run(tmp_path / "falls", [0.1, 0.3, 0.5, 0.5], [0.2, 0.6, 0.4, 0.2])
     holds = make_run(tmp_path / "holds", [0.1, 0.3, 0.5], [0.2, 0.4, 0.6])
-    first, second = figures(tmp_path, falls, holds)
+    assert main([str(falls), str(holds), "--out", str(tmp_path / "out")]) == 0
+    first, second = json.loads((tmp_path / "out" / "overopt.json").read_text())["runs"]
     assert (first["peak"]["step"], first["onset"]["step"], first["final"]["step"]) == (2, 4, 6)
     assert first["is_confirmed"] and first["final_drop"]["noise"] == "paired"
     assert first["final_drop"]["value"] == pytest.approx(0.4)
@@ -126,16 +129,17 @@ def test_an_onset_of_the_last_evaluation_alone_is_marked(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = make_run(tmp_path / "run", [0.1, 0.3, 0.5], [0.2, 0.6, 0.4])
-    assert not figures(tmp_path, run)[0]["is_confirmed"]
+    print_overopt(overopt(build_parser().parse_args([str(run), "--out", "unused"])))
     assert "4?" in capsys.readouterr().out
-    assert figures(tmp_path, run, "--evaluations", 1)[0]["is_confirmed"]
+    assert not figures(run)[0]["is_confirmed"]
+    assert figures(run, "--evaluations", 1)[0]["is_confirmed"]
 
 
 def test_answers_are_scored_again_by_the_rules_of_a_gold_file(tmp_path: Path) -> None:
     answers = {0: "Rest.", 2: "See a doctor and rest.", 4: "Rest."}
     run = make_run(tmp_path / "run", [0.1, 0.2, 0.3], [None] * 3, answers=answers)
     gold = write_gold(tmp_path / "gold.jsonl")
-    found = figures(tmp_path, run, "--gold-rubrics", gold)[0]
+    found = figures(run, "--gold-rubrics", gold)[0]
     # "doctor" weighs 3 of 4, "rest" 1.
     assert (found["peak"]["step"], found["peak"]["gold"]) == (2, 1.0)
     assert found["final"]["gold"] == pytest.approx(0.25)
@@ -206,7 +210,7 @@ def win_file(tmp_path: Path, wins: int) -> Path:
 def test_win_rates_of_checkpoints_are_gold_with_their_intervals(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", [0.1, 0.2], [None, None])
     files = [f"run:{step}={win_file(tmp_path, wins)}" for step, wins in ((0, 1), (2, 3))]
-    found = figures(tmp_path, run, "--gold", files[0], "--gold", files[1])[0]
+    found = figures(run, "--gold", files[0], "--gold", files[1])[0]
     assert (found["gold_source"], found["peak"]["gold"]) == ("win rate", 0.75)
     # Bootstrap of 3 wins of 4: 0.25 to 1, so a standard error of 0.75 / 3.92.
     assert found["peak"]["gold_standard_error"] == pytest.approx(0.75 / 3.92, abs=0.07)
@@ -241,24 +245,24 @@ def test_benchmarks_stand_beside_gold(tmp_path: Path) -> None:
     }
     path = tmp_path / "hb.json"
     path.write_text(json.dumps(score))
-    assert figures(tmp_path, run, "--benchmark", f"run:2={path}")[0]["final"]["benchmark"] == 0.31
+    assert figures(run, "--benchmark", f"run:2={path}")[0]["final"]["benchmark"] == 0.31
 
 
 def test_a_last_line_that_is_cut_is_left_out_and_a_broken_one_is_refused(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", [0.1, 0.2], [0.1, 0.2])
     metrics = run / "metrics.jsonl"
     metrics.write_text(metrics.read_text() + '{"step": 3, "eval/gold_m')
-    assert figures(tmp_path, run)[0]["num_evaluations"] == 2
+    assert figures(run)[0]["num_evaluations"] == 2
     metrics.write_text("not json\n" + metrics.read_text())
     with pytest.raises(DataError, match="line 1 is not a step's metrics"):
-        figures(tmp_path, run)
+        figures(run)
 
 
 def test_runs_of_one_name_are_told_apart_by_the_folder_above(tmp_path: Path) -> None:
     runs = [make_run(tmp_path / name / "run", [0.1, 0.2], [0.1, 0.2]) for name in ("a", "b")]
-    assert [found["name"] for found in figures(tmp_path, *runs)] == ["a/run", "b/run"]
+    assert [found["name"] for found in figures(*runs)] == ["a/run", "b/run"]
     with pytest.raises(ConfigError, match="can't be told apart"):
-        figures(tmp_path, runs[0], runs[0])
+        figures(runs[0], runs[0])
 
 
 @pytest.mark.parametrize(

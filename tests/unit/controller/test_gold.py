@@ -221,7 +221,7 @@ def test_a_killed_run_stops_where_the_undisturbed_one_does(tmp_path: Path) -> No
     undisturbed = with_gold(make_world(tmp_path / "whole", **STOPS))
     want = undisturbed.run()
     metrics = {r.step: without_times(r.metrics) for r in undisturbed.sink.records}
-    for kill_at in range(20, len(undisturbed.events), 23):
+    for kill_at in range(20, len(undisturbed.events), 37):
         folder = tmp_path / str(kill_at)
         killed = with_gold(make_world(folder, kill_at=kill_at, **STOPS))
         with pytest.raises(Killed):
