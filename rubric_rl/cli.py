@@ -94,7 +94,7 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
 }
 _HELP = (
     "train: run a training; judge: grade answers, compare judges; "
-    "rollouts: collect answers; eval: win rate, tail accuracy, benchmarks; "
+    "rollouts: collect answers; eval: win rate, tail accuracy, benchmarks, over-optimisation; "
     "rubrics: import, export, lint, show, build, log, diff, analyze; "
     "theory: Theorem 1, Figure 2, what a rubric will do; "
     "tables: the paper's tables and figures from records; "

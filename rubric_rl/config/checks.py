@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from rubric_rl.config.gold import gold_problems
+
 if TYPE_CHECKING:  # the schema imports this module
     from rubric_rl.config.schema import Config
 
@@ -348,6 +350,7 @@ _RULES: tuple[Callable[[Config], Iterator[str]], ...] = (
     _overlong,
     _packaged_bank,
     _best_metric,
+    gold_problems,
     _judge_backend,
     _judge_votes,
 )

@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 
 from rubric_rl.config.algorithm import AlgorithmConfig
 from rubric_rl.config.checks import cross_section_problems
+from rubric_rl.config.gold import GoldConfig
 from rubric_rl.config.judge import JudgeConfig
 from rubric_rl.config.learner import LearnerConfig
 from rubric_rl.config.refinement import RefinementConfig
@@ -46,8 +47,9 @@ class RunConfig(Section):
     keep_best: int = Field(default=1, ge=0)
     """So many of the best checkpoints by `best_metric` stay beside the newest, and a policy that
     is evaluated as the best so far gets a checkpoint at once. 0: age alone decides."""
-    best_metric: Literal["auto", "eval/reward_mean", "eval/anchor_reward_mean"] = "auto"
-    """`auto`: with refinement the reward under the run's first rubrics, which stays comparable."""
+    best_metric: Literal["auto", "gold", "eval/reward_mean", "eval/anchor_reward_mean"] = "auto"
+    """`auto`: with refinement the reward under the run's first rubrics, which stays comparable.
+    `gold`: that of the section `gold`."""
     checkpoint_writing: Literal["auto", "async", "sync"] = "auto"
     """`async` writes while the run goes on, from a copy in host memory (12 to 16 bytes for each
     parameter of a rank's share); with `sync` it waits. `auto` is async on GPU, and sync on CPU,
@@ -212,6 +214,8 @@ class Config(Section):
     """Advantages, loss, sample selection."""
     data: DataConfig
     """Prompts with their rubrics."""
+    gold: GoldConfig = GoldConfig()
+    """What held-out answers are also measured by, and never trained on."""
     cluster: ClusterConfig
     """Ray and placement."""
     logging: LoggingConfig
@@ -223,8 +227,12 @@ class Config(Section):
         return self.data.max_prompt_tokens + self.rollout.max_new_tokens
 
     @property
-    def best_metric(self) -> Literal["eval/reward_mean", "eval/anchor_reward_mean"]:
-        """What checkpoints are ranked by, `auto` resolved."""
+    def best_metric(
+        self,
+    ) -> Literal["eval/reward_mean", "eval/anchor_reward_mean", "eval/gold_mean"]:
+        """What checkpoints are ranked by, `auto` and `gold` resolved."""
+        if self.run.best_metric == "gold":
+            return "eval/gold_mean"
         if self.run.best_metric != "auto":
             return self.run.best_metric
         return "eval/anchor_reward_mean" if self.refinement.enabled else "eval/reward_mean"

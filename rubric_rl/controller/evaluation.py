@@ -8,38 +8,25 @@ prompts at one step; comparing two steps is a paired question, which
 
 from __future__ import annotations
 
-import asyncio
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from rubric_rl.config.schema import Config
-from rubric_rl.controller.assembly import judged
 from rubric_rl.controller.criteria_stats import criteria_stats
 from rubric_rl.controller.judging_tally import JudgingTally
+from rubric_rl.controller.measuring import Measure, Measured, measured
 from rubric_rl.controller.money import cost_usd
 from rubric_rl.controller.state import TrainState
 from rubric_rl.controller.streaming import GroupStreamer, RolloutPlan
+from rubric_rl.evaluation.overoptimisation import Gold
 from rubric_rl.observability.records import CriterionStats, SampleRow, sample_row
-from rubric_rl.refinement.interfaces import Judges
 from rubric_rl.rubrics.rubric_set import RubricSet
-from rubric_rl.types import Group, JudgeRequest, Prompt
+from rubric_rl.types import Group, Prompt
 
 # Half width of a 95 % interval in standard errors, by the normal approximation.
 _Z95 = 1.96
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Anchor:
-    """Rubrics that never change, so that curves can be compared across refinements.
-
-    A reward that drops after a refinement under the rubrics in force, and not under
-    these, met a harder test.
-    """
-
-    rubrics: RubricSet
-    judges: Judges
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +46,16 @@ class Evaluation:
     criteria: tuple[CriterionStats, ...]
     groups: tuple[Group, ...] = ()
     anchor_mean: float | None = None
-    """The same mean under the rubrics that the run began with; None without a scored sample."""
+    """The same mean under the rubrics that the run began with; None without a scored sample.
+
+    A reward that drops after a refinement under the rubrics in force, and not under these,
+    met a harder test.
+    """
+    gold: Gold | None = None
+    """By the gold rubrics and judge; None if there are none, or no sample was scored by them."""
+    gold_coverage_mean: float | None = None
+    gold_usd: float = 0.0
+    """What of the cost is not in the account of the run's judges."""
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -68,15 +64,28 @@ class Evaluation:
             "eval/reward_mean": self.reward_mean,
             "eval/reward_ci95": self.reward_ci95,
             "eval/anchor_reward_mean": self.anchor_mean,
+            "eval/gold_mean": None if self.gold is None else self.gold.value,
+            "eval/gold_ci95": self._gold_ci95,
+            "eval/gold_coverage_mean": self.gold_coverage_mean,
             "eval/coverage_mean": self.coverage_mean,
             "eval/unscored_frac": self.unscored_frac,
             "time/eval_s": self.seconds,
         }
         return {name: value for name, value in named.items() if value is not None}
 
-    def recorded_in(self, state: TrainState, metric: str) -> TrainState:
-        """`state` once it is evaluated; `metric` is what its checkpoints are ranked by."""
-        return state.after_eval(self.metrics.get(metric), metric=metric, cost_usd=self.cost_usd)
+    @property
+    def _gold_ci95(self) -> float | None:
+        if self.gold is None or self.gold.standard_error is None:
+            return None
+        return _Z95 * self.gold.standard_error
+
+    def recorded_in(self, state: TrainState, config: Config) -> TrainState:
+        """`state` once it is evaluated."""
+        metric = config.best_metric
+        state = state.after_eval(self.metrics.get(metric), metric=metric, cost_usd=self.cost_usd)
+        return state.after_gold(
+            self.gold, confidence=config.gold.confidence, cost_usd=self.gold_usd
+        )
 
 
 async def evaluate(
@@ -86,11 +95,13 @@ async def evaluate(
     streamer: GroupStreamer,
     *,
     step: int,
-    anchor: Anchor | None = None,
+    anchor: Measure | None = None,
+    gold: Measure | None = None,
 ) -> Evaluation:
     """Roll out and judge the held-out prompts (at least one) by the policy of `step`.
 
-    With an `anchor` the same samples are judged under its rubrics too.
+    The same samples are judged by `anchor`, the rubrics that the run began with, and by
+    `gold` too, where they are given.
     """
     plan = RolloutPlan(
         purpose="eval",
@@ -101,7 +112,8 @@ async def evaluate(
     result = await streamer.run(prompts, plan)
     samples = [s for group in result.groups for s in group.scored + group.unscored]
     tally = JudgingTally.of(samples)
-    anchored, anchor_usd = await _anchor_rewards(config, prompts, result.groups, rubrics, anchor)
+    anchored = await measured(config, prompts, result.groups, anchor)
+    by_gold = await measured(config, prompts, result.groups, gold)
     prompt_means = [statistics.fmean(g.rewards_G) for g in result.groups if g.scored]
     return Evaluation(
         reward_mean=statistics.fmean(prompt_means) if prompt_means else None,
@@ -109,64 +121,15 @@ async def evaluate(
         coverage_mean=statistics.fmean(s.score.coverage for s in samples),
         unscored_frac=tally.num_unscored / tally.num_samples,
         seconds=result.timing.rollout_s + result.timing.judge_wait_s,
-        cost_usd=cost_usd(samples) + anchor_usd,
-        rows=_rows(prompts, result.groups, rubrics, step, anchored),
+        cost_usd=cost_usd(samples) + anchored.usd + by_gold.usd,
+        rows=_rows(prompts, result.groups, rubrics, step, anchored, by_gold),
         criteria=criteria_stats(result.groups, rubrics, step=step, phase="eval"),
         groups=result.groups,
-        anchor_mean=_mean_over_prompts(anchored),
+        anchor_mean=anchored.mean,
+        gold=Gold.of_prompts(by_gold.by_prompt) if by_gold.rewards else None,
+        gold_coverage_mean=by_gold.coverage_mean,
+        gold_usd=by_gold.usd if gold is not None and gold.is_paid_apart else 0.0,
     )
-
-
-async def _anchor_rewards(
-    config: Config,
-    prompts: Sequence[Prompt],
-    groups: Sequence[Group],
-    rubrics: RubricSet,
-    anchor: Anchor | None,
-) -> tuple[dict[tuple[str, int], float], float]:
-    """Rewards of scored samples under the anchor's rubrics, by prompt and sample index; and USD."""
-    if anchor is None:
-        return {}, 0.0
-    by_prompt = await asyncio.gather(
-        *(
-            _prompt_anchor_rewards(config, prompt, group, rubrics, anchor)
-            for prompt, group in zip(prompts, groups, strict=True)
-        )
-    )
-    rewards = {key: reward for own, _ in by_prompt for key, reward in own.items()}
-    return rewards, sum(usd for _, usd in by_prompt)
-
-
-async def _prompt_anchor_rewards(
-    config: Config, prompt: Prompt, group: Group, rubrics: RubricSet, anchor: Anchor
-) -> tuple[dict[tuple[str, int], float], float]:
-    """One prompt's rewards, and what judging again cost."""
-    usd = 0.0
-    rubric = anchor.rubrics.of(prompt.prompt_id)
-    scored = group.scored
-    if rubric.rubric_id != rubrics.of(prompt.prompt_id).rubric_id:
-        samples = [s.sample for s in group.scored + group.unscored]
-        requests = [JudgeRequest(record=prompt.record, rubric=rubric, sample=s) for s in samples]
-        judgements = await asyncio.gather(*(anchor.judges.judge(r) for r in requests))
-        usd = sum(judgement.usage.cost_usd for judgement in judgements)
-        scored = tuple(
-            judged(sample, judgement, rubric, config.rubrics)
-            for sample, judgement in zip(samples, judgements, strict=True)
-        )
-    rewards = {
-        (prompt.prompt_id, s.sample.sample_index): s.score.value
-        for s in scored
-        if s.score.value is not None
-    }
-    return rewards, usd
-
-
-def _mean_over_prompts(rewards: Mapping[tuple[str, int], float]) -> float | None:
-    by_prompt: dict[str, list[float]] = {}
-    for (prompt_id, _), reward in rewards.items():
-        by_prompt.setdefault(prompt_id, []).append(reward)
-    means = [statistics.fmean(values) for values in by_prompt.values()]
-    return statistics.fmean(means) if means else None
 
 
 def half_width(prompt_means: Sequence[float]) -> float | None:
@@ -181,7 +144,8 @@ def _rows(
     groups: Sequence[Group],
     rubrics: RubricSet,
     step: int,
-    anchored: Mapping[tuple[str, int], float],
+    anchored: Measured,
+    by_gold: Measured,
 ) -> tuple[SampleRow, ...]:
     rows = (
         sample_row(
@@ -196,5 +160,10 @@ def _rows(
         for judged_sample in group.scored + group.unscored
     )
     return tuple(
-        replace(row, anchor_reward=anchored.get((row.prompt_id, row.sample_index))) for row in rows
+        replace(
+            row,
+            anchor_reward=anchored.rewards.get((row.prompt_id, row.sample_index)),
+            gold_reward=by_gold.rewards.get((row.prompt_id, row.sample_index)),
+        )
+        for row in rows
     )

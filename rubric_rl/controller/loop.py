@@ -29,7 +29,7 @@ from rubric_rl.controller.assembly import assemble
 from rubric_rl.controller.checkpoint_writer import CheckpointWriter
 from rubric_rl.controller.checkpoints import CheckpointContent
 from rubric_rl.controller.criteria_stats import criteria_stats
-from rubric_rl.controller.evaluation import Anchor, Evaluation, evaluate
+from rubric_rl.controller.evaluation import Evaluation, evaluate
 from rubric_rl.controller.groups import EpochGroups, NothingToLearn, StepGroups
 from rubric_rl.controller.interfaces import (
     JudgePool,
@@ -39,9 +39,11 @@ from rubric_rl.controller.interfaces import (
     WeightSync,
 )
 from rubric_rl.controller.judging_tally import JudgingTally, refuse_unscored
+from rubric_rl.controller.measuring import GoldParts, Measure
 from rubric_rl.controller.money import (
     BudgetedJudges,
     BudgetedProposer,
+    PaidJudges,
     cost_usd,
     exhausted,
     refuse_next_step,
@@ -88,6 +90,8 @@ class Parts:
     """Of all these prompts, in force at the start."""
     anchor: RubricSet | None = None
     """Rubrics that evaluations are scored under too, so that their curve stays comparable."""
+    gold: GoldParts | None = None
+    """What evaluations are scored by too, and nothing is trained on."""
     refinement: RefinementParts | None = None
     """None: the rubrics stay as they are."""
     archive: CandidateArchive | None = None
@@ -159,7 +163,7 @@ class Controller:
                         await self._stay_in_budget(state)
                         if checkpoint_due(config, state) or state.phase == "refining":
                             await self._checkpoint(state)
-                        if state.phase == "refining":
+                        if state.phase == "refining" or finished(config, state):
                             break
                         epoch.learner_at(state.step)
                         began = time.perf_counter()
@@ -177,7 +181,7 @@ class Controller:
         except OverBudget as why:
             await self._checkpoint(state, is_last=True)
             status = await self._judges.status()
-            raise exhausted(config, state, status, self._proposals_usd, why) from None
+            raise exhausted(config, state, status, self._apart_usd(state), why) from None
         await self._checkpoint(state, is_last=True)
         if finished(config, state) and config.run.export_model and not parts.stop.is_set():
             await self._export()
@@ -207,7 +211,7 @@ class Controller:
         if evaluation := await self._evaluate(after):
             metrics, rows = metrics | evaluation.metrics, rows + evaluation.rows
             criteria += evaluation.criteria
-            after = evaluation.recorded_in(after, self._config.best_metric)
+            after = evaluation.recorded_in(after, self._config)
         metrics |= status_metrics(await self._judges.status())
         self._log(StepRecord(step=after.step, metrics=metrics, rows=rows, criteria=criteria))
         return after
@@ -239,7 +243,8 @@ class Controller:
         """Raise OverBudget if an evaluation was given up or the next step could be refused."""
         self._refuse_given_up()
         if self._config.judge.budget.max_cost_usd is not None:
-            refuse_next_step(self._config, state, await self._judges.status(), self._proposals_usd)
+            status = await self._judges.status()
+            refuse_next_step(self._config, state, status, self._apart_usd(state))
 
     def _refuse_given_up(self) -> None:
         """Raise OverBudget if an evaluation was given up; the step before it stands."""
@@ -255,7 +260,9 @@ class Controller:
             records |= {p.prompt_id: p.record for p in parts.eval_prompts}
         paid = replace(
             parts.refinement,
-            proposer=BudgetedProposer(parts.refinement, self._judges, self._config),
+            proposer=BudgetedProposer(
+                parts.refinement, self._judges, self._config, gold_usd=state.gold_usd
+            ),
         )
         phase = RefinementPhase(self._config, records, paid, self._judges, parts.status)
         refined = await unless_stopped(
@@ -270,11 +277,10 @@ class Controller:
         self._log(record)
         return state.after_refinement(refined.rubrics.version, refined.rubrics.content_hash)
 
-    @property
-    def _proposals_usd(self) -> float:
-        """What proposals have cost beside what the judges say was spent."""
+    def _apart_usd(self, state: TrainState) -> float:
+        """What proposals and a gold judge have cost beside what the judges say was spent."""
         refinement = self._parts.refinement
-        return 0.0 if refinement is None else refinement.usd_apart
+        return state.gold_usd + (0.0 if refinement is None else refinement.usd_apart)
 
     @property
     def _rubrics(self) -> RubricSet:
@@ -327,7 +333,7 @@ class Controller:
         metrics = evaluation.metrics | status_metrics(await self._judges.status())
         rows, criteria = evaluation.rows, evaluation.criteria
         self._log(StepRecord(step=state.step, metrics=metrics, rows=rows, criteria=criteria))
-        return evaluation.recorded_in(state, self._config.best_metric)
+        return evaluation.recorded_in(state, self._config)
 
     async def _evaluate(self, state: TrainState) -> Evaluation | None:
         """None if it isn't time, if nothing is held out, or if the run is to stop.
@@ -347,6 +353,7 @@ class Controller:
                     self._streamer,
                     step=state.step,
                     anchor=self._anchor,
+                    gold=self._gold,
                 ),
             )
         except OverBudget as why:
@@ -354,14 +361,28 @@ class Controller:
             return None
         if evaluation is not None and evaluation.reward_mean is None:
             logger.warning("step %d: no held-out sample could be scored", state.step)
+        if evaluation is not None and parts.gold is not None and evaluation.gold is None:
+            logger.warning("step %d: no held-out sample could be scored for gold", state.step)
         if evaluation is not None and self._config.refinement.enabled:
             self._archive.replace(evaluation.groups)
         return evaluation
 
     @property
-    def _anchor(self) -> Anchor | None:
+    def _anchor(self) -> Measure | None:
         rubrics = self._parts.anchor
-        return None if rubrics is None else Anchor(rubrics=rubrics, judges=self._judges)
+        return None if rubrics is None else Measure(rubrics=rubrics, judges=self._judges)
+
+    @property
+    def _gold(self) -> Measure | None:
+        gold = self._parts.gold
+        if gold is None or gold.judges is None:
+            return None if gold is None else Measure(rubrics=gold.rubrics, judges=self._judges)
+        return Measure(
+            rubrics=gold.rubrics,
+            judges=PaidJudges(gold.judges, self._config),
+            is_own_judge=True,
+            is_paid_apart=not gold.shares_account,
+        )
 
     def _log(self, record: StepRecord) -> None:
         if record.metrics and (taken := self._checkpoints.take_metrics()):

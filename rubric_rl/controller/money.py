@@ -20,7 +20,7 @@ from rubric_rl.controller.interfaces import JudgePool, JudgePoolStatus
 from rubric_rl.controller.schedule import evaluation_due, finished
 from rubric_rl.controller.state import TrainState
 from rubric_rl.errors import BudgetExhaustedError, OverBudget
-from rubric_rl.refinement.interfaces import Proposer
+from rubric_rl.refinement.interfaces import Judges, Proposer
 from rubric_rl.refinement.records import Proposal, RefinementRequest
 from rubric_rl.refinement.store import RubricStore
 from rubric_rl.types import (
@@ -36,23 +36,31 @@ from rubric_rl.types import (
 _ROUNDING = 1e-9
 
 
-class BudgetedJudges:
-    """A judge pool that raises OverBudget as soon as a verdict was refused for want of money.
+class PaidJudges:
+    """Judges that raise OverBudget as soon as a verdict was refused for want of money.
 
     So everything in flight is cancelled at once: what is generated now is not
     going to be judged.
     """
 
-    def __init__(self, judges: JudgePool, config: Config) -> None:
-        self._judges = judges
+    def __init__(self, judges: Judges, config: Config) -> None:
+        self._asked = judges
         self._limit = config.judge.budget.max_cost_usd
 
     async def judge(self, request: JudgeRequest) -> Judgement:
         """See `JudgePool.judge`. Raises OverBudget."""
-        judgement = await self._judges.judge(request)
+        judgement = await self._asked.judge(request)
         if self._limit is not None:
             refuse_unpaid(judgement)
         return judgement
+
+
+class BudgetedJudges(PaidJudges):
+    """The same of a judge pool."""
+
+    def __init__(self, judges: JudgePool, config: Config) -> None:
+        super().__init__(judges, config)
+        self._judges = judges
 
     async def status(self) -> JudgePoolStatus:
         return await self._judges.status()
@@ -83,7 +91,16 @@ class BudgetedProposer:
     verdicts between two proposals cost is seen with the second.
     """
 
-    def __init__(self, source: BudgetSource, judges: BudgetedJudges, config: Config) -> None:
+    def __init__(
+        self,
+        source: BudgetSource,
+        judges: BudgetedJudges,
+        config: Config,
+        *,
+        gold_usd: float = 0.0,
+    ) -> None:
+        """`gold_usd`: what gold has cost beside what the judges say was spent."""
+        self._gold_usd = gold_usd
         self._source = source
         self._judges = judges
         self._limit = config.judge.budget.max_cost_usd
@@ -124,7 +141,8 @@ class BudgetedProposer:
                 await stack.enter_async_context(self._first)
             self._in_flight += 1
             stack.callback(self._leave)
-            spent = (await self._judges.status()).spent_usd + self._source.usd_apart
+            apart = self._source.usd_apart + self._gold_usd
+            spent = (await self._judges.status()).spent_usd + apart
             if spent + self._in_flight * self._dearest > self._limit * (1 + _ROUNDING):
                 raise OverBudget("a further proposal could cost more than is left")
             yield
@@ -154,13 +172,16 @@ def next_step_usd(config: Config, state: TrainState) -> float:
 
 
 def refuse_next_step(
-    config: Config, state: TrainState, status: JudgePoolStatus, proposals_usd: float
+    config: Config, state: TrainState, status: JudgePoolStatus, apart_usd: float
 ) -> None:
-    """Raise OverBudget if the next step could make the run cost more than it may."""
+    """Raise OverBudget if the next step could make the run cost more than it may.
+
+    `apart_usd` was spent beside what the judges say: on proposals, and by a gold judge.
+    """
     limit, more = config.judge.budget.max_cost_usd, next_step_usd(config, state)
     if limit is None or finished(config, state):
         return
-    if status.spent_usd + proposals_usd + more > limit * (1 + _ROUNDING):
+    if status.spent_usd + apart_usd + more > limit * (1 + _ROUNDING):
         raise OverBudget("the next step could cost more than is left")
 
 
@@ -168,14 +189,16 @@ def exhausted(
     config: Config,
     state: TrainState,
     status: JudgePoolStatus,
-    proposals_usd: float,
+    apart_usd: float,
     why: OverBudget,
 ) -> BudgetExhaustedError:
     """The error of a run whose money is used up, at the checkpoint of `state`."""
+    gold = f" and {state.gold_usd:.4f} USD on gold" if state.gold_usd else ""
+    proposals_usd = apart_usd - state.gold_usd
     proposals = f" and {proposals_usd:.4f} USD on proposals" if proposals_usd else ""
     return BudgetExhaustedError(
         f"judging stops after step {state.step}: {why}. Spent: {status.spent_usd:.4f} USD"
-        f"{proposals} of judge.budget.max_cost_usd={config.judge.budget.max_cost_usd:g}; the "
+        f"{gold}{proposals} of judge.budget.max_cost_usd={config.judge.budget.max_cost_usd:g}; the "
         f"dearest step so far: {state.dearest_step_usd:.4f} USD, the dearest evaluation: "
         f"{state.dearest_eval_usd:.4f} USD. A checkpoint was left: raise "
         "judge.budget.max_cost_usd and set run.resume=auto to go on"

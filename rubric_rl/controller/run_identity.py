@@ -34,6 +34,8 @@ _OF_A_CHAT_MODEL = (
 _NOT_IDENTITY = (
     *(f"judge.llm.{key}" for key in _OF_A_CHAT_MODEL),
     *(f"refinement.proposer.llm.{key}" for key in _OF_A_CHAT_MODEL),
+    *(f"gold.llm.{key}" for key in _OF_A_CHAT_MODEL),
+    "gold.stop_",
     *("judge.budget.", "judge.health.", "judge.cache."),
     *("judge.num_workers", "judge.max_in_flight_per_worker"),
     *("rollout.kv_cache_gib", "rollout.gpu_memory_utilization", "rollout.num_threads"),
@@ -51,7 +53,9 @@ def identity(config: Config) -> dict[str, JsonValue]:
     values = config.model_dump(mode="json")
     sections = {name: values[name] for name in _IDENTITY_SECTIONS}
     run = {key: values["run"][key] for key in _IDENTITY_RUN_KEYS}
-    return _without_operation(_flatten({**sections, "run": run}, prefix=""))
+    # Left out where there is none: runs of versions without it go on.
+    gold = {"gold": values["gold"]} if config.gold.enabled else {}
+    return _without_operation(_flatten({**sections, **gold, "run": run}, prefix=""))
 
 
 def check_identity(stored: Mapping[str, JsonValue], config: Config) -> None:

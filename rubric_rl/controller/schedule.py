@@ -27,7 +27,18 @@ def num_steps(config: Config, num_train_prompts: int) -> int:
 def finished(config: Config, state: TrainState) -> bool:
     """Whether no step is left."""
     max_steps = config.run.max_steps
-    return state.epoch >= config.run.epochs or (max_steps is not None and state.step >= max_steps)
+    at_end = max_steps is not None and state.step >= max_steps
+    return state.epoch >= config.run.epochs or at_end or ends_by_gold(config, state)
+
+
+def ends_by_gold(config: Config, state: TrainState) -> bool:
+    """Whether gold declines, and the run is to end there."""
+    gold = config.gold
+    return (
+        gold.stop_after_decline
+        and state.gold is not None
+        and state.gold.num_clear >= gold.stop_evaluations
+    )
 
 
 def evaluation_due(config: Config, state: TrainState) -> bool:

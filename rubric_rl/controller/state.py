@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeFloat, NonNegativeInt, Va
 
 from rubric_rl.controller.judging_tally import JudgingTally
 from rubric_rl.errors import DataError
+from rubric_rl.evaluation.overoptimisation import Gold, GoldWatch, watched
 
 FORMAT: Literal["rubric_rl.train_state/1"] = "rubric_rl.train_state/1"
 _CLOSED = ConfigDict(extra="forbid")
@@ -68,6 +69,12 @@ class TrainState:
     """The most that judging one step's samples has cost; older checkpoints don't have it."""
     dearest_eval_usd: NonNegativeFloat = 0.0
     """The same of an evaluation."""
+    gold: GoldWatch | None = None
+    """Peak and decline of the gold values so far; None before the first."""
+    gold_hash: str | None = None
+    """`RubricSet.content_hash` of the gold rubrics; None: there is no gold."""
+    gold_usd: NonNegativeFloat = 0.0
+    """What gold has cost beside what the judges say was spent."""
 
     def after_step(self, policy_version: int, use: PromptUse) -> TrainState:
         """The state once a step is complete: updated, and served by every engine."""
@@ -107,6 +114,16 @@ class TrainState:
         if value is None or (best is not None and value <= best):
             return evaluated
         return replace(evaluated, best_eval_step=self.step, best_eval_reward=value)
+
+    def after_gold(
+        self, gold: Gold | None, *, confidence: float, cost_usd: float = 0.0
+    ) -> TrainState:
+        """The state once gold was measured for the policy of this step; None: it has no value."""
+        paid = replace(self, gold_usd=self.gold_usd + cost_usd)
+        if gold is None:
+            return paid
+        watch = watched(self.gold, self.step, gold, confidence=confidence)
+        return replace(paid, gold=watch)
 
     @property
     def is_best(self) -> bool:

@@ -211,6 +211,8 @@ def _eval_line(record: StepRecord) -> str:
     anchor = metrics.get("eval/anchor_reward_mean")
     if anchor is not None and anchor != metrics["eval/reward_mean"]:
         line += f", {anchor:.3f} under the run's first rubrics"
+    if "eval/gold_mean" in metrics:
+        line += f", gold {metrics['eval/gold_mean']:.3f}"
     return line
 
 

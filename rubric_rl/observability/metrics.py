@@ -34,6 +34,9 @@ METRICS: tuple[MetricSpec, ...] = (
     MetricSpec("eval/reward_mean", "reward", "mean over held-out prompts of their mean reward"),
     MetricSpec("eval/reward_ci95", "reward", "half width of its 95 % interval over prompts"),
     MetricSpec("eval/anchor_reward_mean", "reward", "the mean under the run's first rubrics"),
+    MetricSpec("eval/gold_mean", "reward", "the mean by the gold rubrics and judge (`gold`)"),
+    MetricSpec("eval/gold_ci95", "reward", "half width of its 95 % interval over prompts"),
+    MetricSpec("eval/gold_coverage_mean", "share", "weight judged for gold of a sample, mean"),
     MetricSpec("eval/coverage_mean", "share", "judged weight of a held-out sample, mean"),
     MetricSpec("eval/unscored_frac", "share", "held-out samples without a reward"),
     # Judging. Rule criteria and the LLM judge together, unless said otherwise.

@@ -93,6 +93,8 @@ class SampleRow:
     """What judging this sample took."""
     anchor_reward: float | None = None
     """Of a held-out sample: its reward under the rubrics that the run began with."""
+    gold_reward: float | None = None
+    """Of a held-out sample: its reward by the gold rubrics and judge."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

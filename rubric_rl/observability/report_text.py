@@ -68,12 +68,19 @@ NEXT_STEPS: tuple[NextStep, ...] = (
 _WIDTH = 96
 
 
-def render(comparison: EvalComparison, run_dir: Path, *, best_checkpoint: str | None = None) -> str:
-    """The whole report as Markdown; `best_checkpoint` in words, if there is one."""
+def render(
+    comparison: EvalComparison,
+    run_dir: Path,
+    *,
+    best_checkpoint: str | None = None,
+    gold: str | None = None,
+) -> str:
+    """The whole report as Markdown; the best checkpoint and gold in words, if there are any."""
     sections = [
         "# Held-out evaluation, before and after",
         _rewards(comparison),
         _account(comparison),
+        *(["## Gold", gold] if gold else []),
         "## Criteria most gained",
         _criteria(comparison.most_gained, "No criterion came out well more often."),
         "## Criteria most lost",
@@ -89,10 +96,14 @@ def render(comparison: EvalComparison, run_dir: Path, *, best_checkpoint: str | 
 
 
 def write_report(
-    comparison: EvalComparison, run_dir: Path, *, best_checkpoint: str | None = None
+    comparison: EvalComparison,
+    run_dir: Path,
+    *,
+    best_checkpoint: str | None = None,
+    gold: str | None = None,
 ) -> str:
     """Write `report.md` into the run folder and return its text."""
-    text = render(comparison, run_dir, best_checkpoint=best_checkpoint)
+    text = render(comparison, run_dir, best_checkpoint=best_checkpoint, gold=gold)
     write_text_atomic(run_dir / "report.md", text)
     return text
 

@@ -25,6 +25,7 @@ from rubric_rl.config.schema import Config
 from rubric_rl.controller import checkpoints
 from rubric_rl.controller.archive import CandidateArchive
 from rubric_rl.controller.best_checkpoints import describe_best
+from rubric_rl.controller.gold_account import describe_gold
 from rubric_rl.controller.loop import Controller, Parts
 from rubric_rl.controller.run_folder import (
     OpenedRun,
@@ -46,6 +47,7 @@ from rubric_rl.refinement.store import RubricStore
 from rubric_rl.rubrics.rubric_set import RubricSet
 from rubric_rl.runtime.cluster import node_resources, ray_cluster, reserve
 from rubric_rl.runtime.disk_space import check_disk_space
+from rubric_rl.runtime.gold import open_gold
 from rubric_rl.runtime.judges import JudgeStart
 from rubric_rl.runtime.placement import PlacementPlan, check_plan, describe, plan_placement
 from rubric_rl.runtime.preflight import Inputs, check_inputs
@@ -135,6 +137,7 @@ class _Run:
                 rubric_version=rubrics.version,
                 rubric_hash=rubrics.content_hash,
                 data_hash=self.inputs.data_hash,
+                gold_hash=self.inputs.gold_hash,
             ), rubrics
         state, rubrics = checkpoints.read(self.opened.checkpoint)
         prompts = {p.prompt_id for p in (*self.inputs.train_prompts, *self.inputs.eval_prompts)}
@@ -144,6 +147,12 @@ class _Run:
                 f"checkpoint {str(self.opened.checkpoint.path)!r} was made with other prompts than "
                 f"data.path={self.config.data.path!r} holds now: restore the file, or set another "
                 "run.dir"
+            )
+        if state.gold_hash != self.inputs.gold_hash:
+            raise RunFolderError(
+                f"checkpoint {str(self.opened.checkpoint.path)!r} has gold values by other rubrics "
+                f"than gold.rubrics={self.config.gold.rubrics!r} holds now, which can't be "
+                "compared: restore the file, or set another run.dir"
             )
         return state, rubrics
 
@@ -195,6 +204,7 @@ async def _train(run: _Run) -> int:
             rubrics=rubrics,
             anchor=None if refinement is None else refinement.store.first_rubrics,
             refinement=refinement,
+            gold=open_gold(config, run.inputs.gold, run.opened.run_id, run.opened.folder.root),
             archive=_archive(run),
             rollouts=pools.rollouts,
             judges=pools.judges,
@@ -279,11 +289,14 @@ def _close(run: _Run, state: TrainState) -> int:
         )
         return INTERRUPTED
     _show_refinement(run)
+    gold = describe_gold(run.config, state)
     try:
         comparison = compare_run(root, seed=run.config.run.seed)
     except DataError as err:
         run.console.note(f"no before-and-after report: {err}")
+        if gold is not None:
+            run.console.note(gold)
     else:
         best = describe_best(run.opened.folder.checkpoints)
-        run.console.show(write_report(comparison, root, best_checkpoint=best))
+        run.console.show(write_report(comparison, root, best_checkpoint=best, gold=gold))
     return 0

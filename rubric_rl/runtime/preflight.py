@@ -23,6 +23,7 @@ from rubric_rl.errors import DataError
 from rubric_rl.judging.judge import check_rubrics
 from rubric_rl.judging.templates import JudgeTemplates
 from rubric_rl.rubrics.rubric_set import RubricSet
+from rubric_rl.runtime.gold import GoldInputs, check_gold
 from rubric_rl.runtime.refiner import RefinementInputs, check_refinement
 from rubric_rl.types import Prompt
 
@@ -45,6 +46,12 @@ class Inputs:
     """Who answers at the judge's endpoints, and how; None if that is not known yet."""
     judge_templates: JudgeTemplates
     refinement: RefinementInputs | None = None
+    gold: GoldInputs | None = None
+
+    @property
+    def gold_hash(self) -> str | None:
+        """Content hash of the gold rubrics; None if there is no gold."""
+        return None if self.gold is None else self.gold.rubrics.content_hash
 
     @property
     def data_hash(self) -> str:
@@ -80,18 +87,20 @@ def check_inputs(config: Config) -> Inputs:
     evals, eval_dropped = tokenize_prompts(raw.eval, tokenizer.tokenize, limit)
     dropped = (*raw.dropped, *train_dropped, *eval_dropped)
     _require_some(train, raw, dropped)
+    rubrics = _of_prompts(raw.rubrics, (*train, *evals))
     return Inputs(
         model_path=model_path,
         stop_token_ids=tokenizer.stop_token_ids,
         train_prompts=train,
         eval_prompts=evals,
-        rubrics=_of_prompts(raw.rubrics, (*train, *evals)),
+        rubrics=rubrics,
         dropped=dropped,
         judge_identity=identity,
         judge_templates=templates,
         refinement=asyncio.run(
             check_refinement(config, [prompt.prompt_id for prompt in (*train, *evals)])
         ),
+        gold=asyncio.run(check_gold(config, evals, rubrics)),
     )
 
 

@@ -102,7 +102,7 @@ def test_a_folder_of_ones_own_adds_experiments(tmp_path: Path) -> None:
         (
             "q.zzz=1",
             "q.zzz is not a known key: the sections are run, model, learner, rollout, judge, "
-            "rubrics, refinement, algorithm, data, cluster, logging",
+            "rubrics, refinement, algorithm, data, gold, cluster, logging",
         ),
         ("modle=smollm2", "modle is not a known config group or section: did you mean model?"),
     ],

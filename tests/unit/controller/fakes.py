@@ -21,6 +21,7 @@ from rubric_rl.controller import checkpoints
 from rubric_rl.controller.archive import CandidateArchive
 from rubric_rl.controller.interfaces import JudgePoolStatus
 from rubric_rl.controller.loop import Controller, Parts
+from rubric_rl.controller.measuring import GoldParts
 from rubric_rl.controller.refinement_phase import RefinementParts
 from rubric_rl.controller.run_folder import RunFolder
 from rubric_rl.controller.state import TrainState
@@ -491,6 +492,7 @@ class World:
     events: Events = field(default_factory=Events)
     proposer: Proposer | None = None
     """Refines the rubrics, if the config says so."""
+    gold: GoldParts | None = None
 
     def __post_init__(self) -> None:
         self.first_rubrics = make_rubrics([*self.train_prompts, *self.eval_prompts])
@@ -524,6 +526,7 @@ class World:
                 eval_prompts=self.eval_prompts,
                 rubrics=self.rubrics,
                 anchor=self.first_rubrics,
+                gold=self.gold,
                 refinement=self._refinement(),
                 archive=self.archive,
                 rollouts=self.rollouts,

@@ -75,12 +75,15 @@ def test_a_refinement_says_what_it_came_to_and_evaluations_then_name_the_first_r
     metrics = {f"rubric__{name}": value for name, value in (refined | ties).items()}
     console.log(make_record(6, **metrics, time__refinement_s=1.06))
     console.log(make_record(12, eval__reward_mean=0.492, eval__anchor_reward_mean=0.505))
+    console.log(make_record(18, eval__reward_mean=0.5, eval__gold_mean=0.25))
     assert stream.getvalue().splitlines() == [
         "step 6  refinement 1.1",
         "step 6: refined the rubrics of 18 prompts: 14 proposals accepted, 6 rejected, 0 failed; "
         "answers tied at the top 2.17 -> 1.28",
         "step 12",
         "step 12: held-out reward 0.492, 0.505 under the run's first rubrics",
+        "step 18",
+        "step 18: held-out reward 0.500, gold 0.250",
     ]
 
 

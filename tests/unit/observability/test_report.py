@@ -204,7 +204,8 @@ def test_the_best_checkpoint_is_named_if_there_is_one(rewards, tmp_path: Path) -
     comparison = compare(rewards(0, {"p": [0.0]}), rewards(3, {"p": [1.0]}), seed=0)
     assert "Best checkpoint" not in render(comparison, tmp_path)
     best = "`checkpoints/step_000003`: eval/reward_mean 0.512"
-    text = render(comparison, tmp_path, best_checkpoint=best)
+    text = render(comparison, tmp_path, best_checkpoint=best, gold="It declines since step 3.")
+    assert "\n## Gold\n\nIt declines since step 3.\n" in text
     assert f"\n\nBest checkpoint: {best}\n\n" in text
 
 

@@ -1,0 +1,336 @@
+"""Curves of runs, for `rubric-rl eval overopt`: proxy and gold by step, out of run folders.
+
+    metrics.jsonl             proxy, KL, length, ties, and gold that was measured during the run
+    samples/eval_*.jsonl      gold by prompt; with --gold-rubrics the answers are scored again
+    --gold, --benchmark       figures of `rubric-rl eval` on a checkpoint of a step
+
+The policy of step s is what the training of step s + 1 starts from: that one's batch gives its
+KL, length and ties. The last policy has no such step, and takes those of the step that made it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import NamedTuple, TypeVar
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from rubric_rl.commands.eval_winrate_text import WinRateFile
+from rubric_rl.config.schema import RubricsConfig
+from rubric_rl.data.gold_rubrics import load_gold_rubrics
+from rubric_rl.errors import ConfigError, DataError
+from rubric_rl.evaluation.healthbench import HealthBenchScore
+from rubric_rl.evaluation.overoptimisation import Curve, CurvePoint, Gold
+from rubric_rl.evaluation.prbench import PrbenchScore
+from rubric_rl.judging.agreement import Estimate
+from rubric_rl.judging.grading import Answer, grade
+from rubric_rl.judging.judge import RubricJudge
+from rubric_rl.observability.metrics_file import MetricsLine, read_metrics
+from rubric_rl.observability.records import SampleRow, read_rows
+from rubric_rl.rubrics.rubric_set import RubricSet
+from rubric_rl.types import PromptRecord
+
+_T = TypeVar("_T")
+
+# Half width of a 95 % interval in standard errors.
+_Z95 = 1.96
+_MAX_IN_FLIGHT = 32
+_PROXY, _GOLD = "eval/reward_mean", "eval/gold_mean"
+_TRAINING = ("policy/kl_ref", "rollout/response_tokens_mean", "reward/top_tie_frac")
+
+
+class StepFile(NamedTuple):
+    """A file with figures of the policy of one step, as in `RUN:60=win.json`."""
+
+    run: str
+    step: int
+    path: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GoldOptions:
+    """Where gold values come from, if not from the runs themselves."""
+
+    files: tuple[StepFile, ...] = ()
+    """Win rates."""
+    rubrics: str | None = None
+    """Prompt file whose rules score the answers again."""
+    benchmarks: tuple[StepFile, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunCurve:
+    """The curve of one run."""
+
+    run: Path
+    curve: Curve
+    gold_source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Found:
+    """Values of one kind by step, with where each is from."""
+
+    what: str
+    by_step: dict[int, tuple[Gold, str]] = field(default_factory=dict[int, tuple[Gold, str]])
+
+
+def step_file(text: str) -> StepFile:
+    """Read `RUN:STEP=FILE`. Raises ConfigError."""
+    place, _, path = text.partition("=")
+    run, _, step = place.rpartition(":")
+    if not (run and path and step.isdecimal()):
+        raise ConfigError(
+            f"{text!r} is not RUN:STEP=FILE: write the run folder's name, the step of the policy "
+            "that was evaluated, and the output of `rubric-rl eval`, as in first:60=win_60.json"
+        )
+    return StepFile(run, int(step), Path(path))
+
+
+def run_curves(runs: Sequence[Path], options: GoldOptions) -> list[RunCurve]:
+    """A curve for each run, in order.
+
+    Raises:
+        ConfigError, DataError: a folder or file can't be used, or a run has no gold value.
+    """
+    names = _names(runs)
+    for file in (*options.files, *options.benchmarks):
+        if file.run not in names:
+            raise ConfigError(
+                f"{file.run}:{file.step}={file.path} names no run: there are {', '.join(names)}"
+            )
+    return [_run_curve(run, name, options) for run, name in zip(runs, names, strict=True)]
+
+
+def _names(runs: Sequence[Path]) -> list[str]:
+    """Names of the folders, with that of the one above where two are alike."""
+    short = [run.resolve().name for run in runs]
+    long = [f"{run.resolve().parent.name}/{run.resolve().name}" for run in runs]
+    names = [n if short.count(n) == 1 else m for n, m in zip(short, long, strict=True)]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError(f"runs can't be told apart by their folders: {', '.join(twice)}")
+    return names
+
+
+# ----------------------------------------------------------------------------
+# One run
+
+
+def _run_curve(run: Path, name: str, options: GoldOptions) -> RunCurve:
+    lines = {line.step: line for line in read_metrics(run)}
+    gold = _gold(run, name, lines, options)
+    benchmark = {
+        f.step: (_benchmark(f.path), str(f.path)) for f in options.benchmarks if f.run == name
+    }
+    steps = {step for step, line in lines.items() if _PROXY in line.metrics}
+    points = (
+        _point(step, lines, gold.by_step.get(step), benchmark.get(step))
+        for step in sorted(steps | gold.by_step.keys() | benchmark.keys())
+    )
+    return RunCurve(run=run, curve=Curve(name=name, points=tuple(points)), gold_source=gold.what)
+
+
+def _point(
+    step: int,
+    lines: Mapping[int, MetricsLine],
+    gold: tuple[Gold, str] | None,
+    benchmark: tuple[float, str] | None,
+) -> CurvePoint:
+    evaluation = lines[step].metrics if step in lines else {}
+    training = _training_line(step, lines)
+    known = {} if training is None else training.metrics
+    sources = [
+        *([f"metrics.jsonl line {lines[step].line}"] if _PROXY in evaluation else []),
+        *([f"training: line {training.line}"] if training is not None else []),
+        *([f"gold: {gold[1]}"] if gold is not None else []),
+        *([f"benchmark: {benchmark[1]}"] if benchmark is not None else []),
+    ]
+    kl, length, ties = (known.get(key) for key in _TRAINING)
+    return CurvePoint(
+        step=step,
+        proxy=evaluation.get(_PROXY),
+        gold=None if gold is None else gold[0],
+        benchmark=None if benchmark is None else benchmark[0],
+        kl=kl,
+        length=length,
+        top_tie_frac=ties,
+        source="; ".join(sources),
+    )
+
+
+def _training_line(step: int, lines: Mapping[int, MetricsLine]) -> MetricsLine | None:
+    """The training that starts from the policy of a step, or made it."""
+    near = [lines[s] for s in (step + 1, step) if s in lines]
+    return next((line for line in near if any(key in line.metrics for key in _TRAINING)), None)
+
+
+# ----------------------------------------------------------------------------
+# Gold
+
+
+def _gold(run: Path, name: str, lines: Mapping[int, MetricsLine], options: GoldOptions) -> _Found:
+    """Raises DataError if there is none."""
+    files = [file for file in options.files if file.run == name]
+    if options.rubrics is not None:
+        found = _scored_again(run, options.rubrics)
+    elif files:
+        rates = {f.step: (_win_rate(f.path), f"{f.path} (figures.win_rate)") for f in files}
+        found = _Found(what="win rate", by_step=rates)
+    else:
+        found = _measured(run, lines)
+    if not found.by_step:
+        raise DataError(
+            f"run {str(run)!r} has no gold value: configure the section gold when it is trained, "
+            "score its answers by rules with --gold-rubrics, or give win rates of its checkpoints "
+            f"with --gold {name}:STEP=FILE"
+        )
+    return found
+
+
+def _measured(run: Path, lines: Mapping[int, MetricsLine]) -> _Found:
+    """What the run itself measured."""
+    found = _Found(what=_GOLD)
+    for step, line in lines.items():
+        if _GOLD not in line.metrics:
+            continue
+        half = line.metrics.get("eval/gold_ci95")
+        rows = _eval_rows(run, step)
+        found.by_step[step] = (
+            Gold(
+                value=line.metrics[_GOLD],
+                standard_error=None if half is None else half / _Z95,
+                by_prompt=_by_prompt([(r.prompt_id, r.gold_reward) for r in rows]),
+            ),
+            f"metrics.jsonl line {line.line}",
+        )
+    return found
+
+
+def _eval_rows(run: Path, step: int) -> list[SampleRow]:
+    """Held-out answers; none where they were not kept."""
+    path = run / "samples" / f"eval_{step:06d}.jsonl"
+    return read_rows(path) if path.exists() else []
+
+
+def _by_prompt(rewards: Sequence[tuple[str, float | None]]) -> dict[str, float]:
+    by_prompt: dict[str, list[float]] = {}
+    for prompt_id, reward in rewards:
+        if reward is not None:
+            by_prompt.setdefault(prompt_id, []).append(reward)
+    return {prompt_id: fmean(own) for prompt_id, own in by_prompt.items()}
+
+
+def _scored_again(run: Path, path: str) -> _Found:
+    """The run's held-out answers under the rules of another file, as the run would score them."""
+    found = _Found(what=f"rules of {path}")
+    config = _rubrics_config(run)
+    for file in sorted((run / "samples").glob("eval_*.jsonl")):
+        rows = read_rows(file)
+        if not rows:
+            continue
+        records = {row.prompt_id: _record(row) for row in rows}
+        rubrics = load_gold_rubrics(path, list(records.values()), key="--gold-rubrics")
+        _require_rules(rubrics, path)
+        by_prompt = _by_prompt(asyncio.run(_rewards(rows, records, rubrics, config)))
+        if by_prompt:
+            found.by_step[rows[0].step] = (Gold.of_prompts(by_prompt), f"samples/{file.name}")
+    return found
+
+
+async def _rewards(
+    rows: Sequence[SampleRow],
+    records: Mapping[str, PromptRecord],
+    rubrics: RubricSet,
+    config: RubricsConfig,
+) -> list[tuple[str, float | None]]:
+    """Prompt and reward of each row, in an order of their own."""
+    answers = [
+        Answer(
+            row_id=f"{row.prompt_id}/{row.sample_index}",
+            record=records[row.prompt_id],
+            rubric=rubrics.of(row.prompt_id),
+            response=row.completion,
+        )
+        for row in rows
+    ]
+    graded = grade(
+        ((answer, answer.answer_hash) for answer in answers),
+        RubricJudge(),
+        rubrics=config,
+        max_in_flight=_MAX_IN_FLIGHT,
+    )
+    return [(row.prompt_id, row.reward) async for done in graded for row in done]
+
+
+def _record(row: SampleRow) -> PromptRecord:
+    return PromptRecord(
+        prompt_id=row.prompt_id, messages=row.messages, domain="", source="samples", row_hash=""
+    )
+
+
+def _require_rules(rubrics: RubricSet, path: str) -> None:
+    without = [(r.prompt_id, c.cid) for r in rubrics.rubrics for c in r.criteria if c.rule is None]
+    if without:
+        raise ConfigError(
+            f"--gold-rubrics {path}: {len(without)} criteria have no rule, the first is "
+            f"{without[0][1]!r} of prompt {without[0][0]!r}, and only rules are checked here: "
+            "compare by `rubric-rl eval winrate` and give --gold, or train with gold.llm"
+        )
+
+
+def _rubrics_config(run: Path) -> RubricsConfig:
+    """How the run made rewards of verdicts."""
+    path = run / "config.yaml"
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return RubricsConfig.model_validate(settings["rubrics"])
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValidationError) as err:
+        raise DataError(f"{path} is not the configuration of a run: {err}") from err
+
+
+# ----------------------------------------------------------------------------
+# Figures of other evaluations
+
+
+def _win_rate(path: Path) -> Gold:
+    estimate = _read(path, TypeAdapter(WinRateFile), "rubric-rl eval winrate").figures.win_rate
+    return Gold(value=_value(path, estimate), standard_error=_standard_error(estimate))
+
+
+def _benchmark(path: Path) -> float:
+    """HealthBench's score, or PRBench's normalised mean."""
+    what = "rubric-rl eval healthbench or prbench"
+    found = _read(path, TypeAdapter(HealthBenchScore | PrbenchScore), what)
+    if isinstance(found, PrbenchScore):
+        return _value(path, found.overall.mean_normalized)
+    if found.overall is None:
+        raise DataError(f"{path}: no answer was scored")
+    return found.overall.score
+
+
+def _read(path: Path, adapter: TypeAdapter[_T], command: str) -> _T:
+    try:
+        return adapter.validate_json(path.read_bytes())
+    except OSError as err:
+        raise DataError(f"{str(path)!r} can't be read: {err.strerror}") from err
+    except ValidationError as err:
+        raise DataError(f"{path} is not what `{command} --out` writes") from err
+
+
+def _value(path: Path, estimate: Estimate) -> float:
+    if estimate.value is None:
+        raise DataError(f"{path}: no outcome is known, so there is no value")
+    return estimate.value
+
+
+def _standard_error(estimate: Estimate) -> float | None:
+    """From its 95 % interval."""
+    if estimate.low is None or estimate.high is None:
+        return None
+    return (estimate.high - estimate.low) / (2 * _Z95)
