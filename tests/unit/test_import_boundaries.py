@@ -32,13 +32,14 @@ ALLOWED = {
     "plots": {"theory"},
     "evaluation": FOUNDATION | SECOND | {"judging", "refinement"},
     "controller": FOUNDATION | SECOND | {"refinement"},
+    "run_report": FOUNDATION | SECOND | {"controller", "refinement"},
     "runtime": FOUNDATION | SECOND | THIRD | {"controller", "refinement"},
     "train": FOUNDATION | SECOND | THIRD | {"controller", "runtime", "cli"},
     "commands": FOUNDATION
     | SECOND
     | THIRD
     | THEORY
-    | {"controller", "evaluation", "refinement", "runtime"},
+    | {"controller", "evaluation", "refinement", "run_report", "runtime"},
     "cli": {"__init__", "errors", "train", "commands", "observability"},
 }
 # A criterion carries its rule, so the nouns need this one module.
