@@ -8,36 +8,38 @@ figures in a table below it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import TypeVar
 
 from rubric_rl.run_report.markup import EMPTY, Html, element, folded, join, table, text
 from rubric_rl.run_report.records import Point
 from rubric_rl.run_report.scale import Scale, number, step_scale, tick_words, value_scale
 
+T = TypeVar("T")
+
 WIDTH, HEIGHT = 400, 220
-LEFT, RIGHT, TOP, BOTTOM = 48, 12, 10, 34
-_FONT_PX = 11
-_CHARACTER_PX = 6.2
-_LINE_PX = 14
-# Beyond so many steps the curve is drawn through every second, third, ...
-_MAX_POINTS = 400
-_MAX_READOUTS = 60
-_MAX_MARKERS = 30
-_MAX_ROWS = 60
+LEFT, RIGHT, TOP, BOTTOM = 48, WIDTH - 12, 10, HEIGHT - 34
+_CHARACTER_PX, _LINE_PX = 6.2, 14
+# Beyond so many steps a curve is drawn through every second, third, ...
+_MAX_POINTS, _MAX_READOUTS, _MAX_DOTS, _MAX_ROWS = 400, 60, 30, 60
 NUM_COLOURS = 8
-_DASHES = ("", "6 3", "2 3", "8 3 2 3")
+_DASHES = ("none", "6 3", "2 3", "8 3 2 3")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """One curve."""
+    """One curve; colours and dashes are counted from 0."""
 
     label: str
     points: tuple[Point, ...]
+    """At least one."""
     colour: int = 0
-    """Counts the page's colours from 0."""
     dash: int = 0
+
+    @property
+    def style(self) -> str:
+        return f"c{self.colour % NUM_COLOURS}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +49,7 @@ class Chart:
     title: str
     unit: str
     lines: tuple[Line, ...]
+    """At least one."""
     zero: bool = False
     """The axis begins at 0."""
     note: str = ""
@@ -55,46 +58,35 @@ class Chart:
 
 
 def chart_html(chart: Chart) -> Html:
-    """The chart as a figure; empty if no curve has a point."""
-    lines = [line for line in chart.lines if line.points]
-    if not lines:
-        return EMPTY
-    caption = [element("strong", text(chart.title)), text(f" ({chart.unit})")]
-    if chart.note:
-        caption.append(element("span", text(f" {chart.note}"), class_="note"))
+    """The chart as a figure, with its figures in a table."""
+    items = [element("li", swatch(line), text(line.label)) for line in chart.lines]
     return element(
         "figure",
-        element("figcaption", *caption),
-        _legend(lines) if len(lines) > 1 else EMPTY,
-        _svg(chart, [_thinned(line) for line in lines]),
-        folded("Figures", _figures(chart.title, lines)),
+        caption(chart.title, chart.unit, chart.note),
+        element("ul", *items, class_="legend") if len(items) > 1 else EMPTY,
+        _svg(chart, [_thinned(line) for line in chart.lines]),
+        folded("Figures", _figures(chart)),
     )
 
 
-def swatch(colour: int, dash: int) -> Html:
+def caption(title: str, unit: str, words: str) -> Html:
+    return element("figcaption", element("strong", text(title)), text(f" ({unit}) {words}"))
+
+
+def swatch(line: Line) -> Html:
     """A bit of a curve, for a legend."""
-    stroke = element(
-        "line", x1=0, y1=5, x2=22, y2=5, class_=f"curve c{colour % NUM_COLOURS}", **_dash(dash)
-    )
+    stroke = _rule(0, 22, 5, 5, f"curve {line.style}", _DASHES[line.dash % len(_DASHES)])
     return element("svg", stroke, width=22, height=10, viewBox="0 0 22 10", aria_hidden="true")
 
 
-def _legend(lines: Sequence[Line]) -> Html:
-    items = (element("li", swatch(line.colour, line.dash), text(line.label)) for line in lines)
-    return element("ul", *items, class_="legend")
-
-
-def _dash(dash: int) -> dict[str, str]:
-    pattern = _DASHES[dash % len(_DASHES)]
-    return {"stroke_dasharray": pattern} if pattern else {}
-
-
 def _thinned(line: Line) -> Line:
-    stride = -(-len(line.points) // _MAX_POINTS)
-    if stride == 1:
-        return line
-    kept = line.points[:-1:stride] + line.points[-1:]
-    return Line(label=line.label, points=kept, colour=line.colour, dash=line.dash)
+    return replace(line, points=tuple(_spread(line.points, _MAX_POINTS)))
+
+
+def _spread(items: Sequence[T], limit: int) -> list[T]:
+    """At most about `limit` at even distances, and the last."""
+    stride = -(-len(items) // limit)
+    return [*items[:-1:stride], items[-1]]
 
 
 # ----------------------------------------------------------------------------
@@ -104,20 +96,24 @@ def _thinned(line: Line) -> Line:
 def _svg(chart: Chart, lines: Sequence[Line]) -> Html:
     points = [point for line in lines for point in line.points]
     steps = [point.step for point in points]
-    ends = [point.value + sign * (point.half_width or 0.0) for point in points for sign in (-1, 1)]
-    x = step_scale(min(steps), max(steps), start_px=LEFT, end_px=WIDTH - RIGHT)
-    y = value_scale(ends, start_px=HEIGHT - BOTTOM, end_px=TOP, zero=chart.zero)
-    return element(
-        "svg",
+    ends = [p.value + sign * (p.half_width or 0.0) for p in points for sign in (-1, 1)]
+    x = step_scale(min(steps), max(steps), start_px=LEFT, end_px=RIGHT)
+    y = value_scale(ends, start_px=BOTTOM, end_px=TOP, zero=chart.zero)
+    marks = [x.px(step) for step in chart.marks if x.low <= step <= x.high]
+    return drawing(
+        _spoken(chart.title, lines),
         axes(x, y),
-        *(_mark(x, step) for step in chart.marks if x.low <= step <= x.high),
+        *(_rule(at, at, TOP, BOTTOM, "refined") for at in marks),
         *(_band(x, y, line) for line in lines),
         *(_curve(x, y, line) for line in lines),
-        *_readouts(x, y, lines),
-        viewBox=f"0 0 {WIDTH} {HEIGHT}",
-        role="img",
-        aria_label=_spoken(chart.title, lines),
+        *_readouts(x, lines),
     )
+
+
+def drawing(spoken: str, *parts: Html) -> Html:
+    """The SVG; `spoken` is read out in its place."""
+    box = f"0 0 {WIDTH} {HEIGHT}"
+    return element("svg", *parts, viewBox=box, role="img", aria_label=spoken)
 
 
 def _spoken(title: str, lines: Sequence[Line]) -> str:
@@ -129,127 +125,96 @@ def _spoken(title: str, lines: Sequence[Line]) -> str:
     return f"{title}: {'; '.join(words)}"
 
 
-def axes(x: Scale, y: Scale, *, x_title: str = "step") -> Html:
+def axes(x: Scale, y: Scale) -> Html:
     """Grid, ticks and the axis of steps."""
     parts: list[Html] = []
     for tick in y.ticks:
-        at = y.px(tick)
-        parts.append(element("line", x1=x.start_px, x2=x.end_px, y1=at, y2=at, class_="grid"))
-        words = text(tick_words(tick, y.ticks))
+        at, words = y.px(tick), text(tick_words(tick, y.ticks))
+        parts.append(_rule(LEFT, RIGHT, at, at, "grid"))
         parts.append(element("text", words, x=LEFT - 6, y=at + 4, class_="tick end"))
-    for tick in x.ticks:
-        words = text(f"{tick:.0f}")
-        parts.append(
-            element("text", words, x=x.px(tick), y=HEIGHT - BOTTOM + 15, class_="tick middle")
-        )
-    middle = (LEFT + WIDTH - RIGHT) / 2
-    parts.append(element("text", text(x_title), x=middle, y=HEIGHT - 4, class_="tick middle"))
+    for place, words in [*((x.px(t), f"{t:.0f}") for t in x.ticks), ((LEFT + RIGHT) / 2, "step")]:
+        down = HEIGHT - 4 if words == "step" else BOTTOM + 15
+        parts.append(element("text", text(words), x=place, y=down, class_="tick middle"))
     return element("g", *parts, aria_hidden="true")
 
 
-def _mark(x: Scale, step: int) -> Html:
-    return element(
-        "line", x1=x.px(step), x2=x.px(step), y1=TOP, y2=HEIGHT - BOTTOM, class_="refined"
-    )
+def _rule(x1: float, x2: float, y1: float, y2: float, class_: str, dash: str = "none") -> Html:
+    attributes = {} if dash == "none" else {"stroke_dasharray": dash}
+    return element("line", x1=x1, x2=x2, y1=y1, y2=y2, class_=class_, **attributes)
 
 
 def _band(x: Scale, y: Scale, line: Line) -> Html:
-    known = [(p, p.half_width) for p in line.points if p.half_width is not None]
-    if not known:
-        return EMPTY
-    upper = [(p.step, p.value + half) for p, half in known]
-    lower = [(p.step, p.value - half) for p, half in reversed(known)]
-    colour = f"c{line.colour % NUM_COLOURS}"
+    known = [(x.px(p.step), p.value, h) for p in line.points if (h := p.half_width) is not None]
     if len(known) == 1:
-        ends = {"y1": y.px(upper[0][1]), "y2": y.px(lower[0][1])}
-        at = x.px(known[0][0].step)
-        return element("line", x1=at, x2=at, class_=f"whisker {colour}", **ends)
-    return element("polygon", points=_path(x, y, upper + lower), class_=f"band {colour}")
+        ((at, value, half),) = known
+        return _rule(at, at, y.px(value - half), y.px(value + half), f"whisker {line.style}")
+    upper = [(at, y.px(value + half)) for at, value, half in known]
+    lower = [(at, y.px(value - half)) for at, value, half in reversed(known)]
+    path = _path([*upper, *lower])
+    return element("polygon", points=path, class_=f"band {line.style}") if known else EMPTY
 
 
 def _curve(x: Scale, y: Scale, line: Line) -> Html:
-    colour = f"c{line.colour % NUM_COLOURS}"
-    path = _path(x, y, [(p.step, p.value) for p in line.points])
-    parts = [element("polyline", points=path, class_=f"curve {colour}", **_dash(line.dash))]
-    if len(line.points) <= _MAX_MARKERS:
-        parts += [
-            element("circle", cx=x.px(p.step), cy=y.px(p.value), r=2.5, class_=f"dot {colour}")
-            for p in line.points
-        ]
-    return join(parts)
+    places = [(x.px(p.step), y.px(p.value)) for p in line.points]
+    dash = _DASHES[line.dash % len(_DASHES)]
+    curve = element(
+        "polyline", points=_path(places), class_=f"curve {line.style}", stroke_dasharray=dash
+    )
+    dots = (element("circle", cx=a, cy=b, r=2.5, class_=f"dot {line.style}") for a, b in places)
+    return join([curve, *(dots if len(places) <= _MAX_DOTS else ())])
 
 
-def _path(x: Scale, y: Scale, places: Sequence[tuple[int, float]]) -> str:
-    return " ".join(f"{x.px(step):.1f},{y.px(value):.1f}" for step, value in places)
+def _path(places: Sequence[tuple[float, float]]) -> str:
+    return " ".join(f"{a:.1f},{b:.1f}" for a, b in places)
 
 
 # ----------------------------------------------------------------------------
 # What is shown while the pointer is over a step, by the style sheet alone
 
 
-def _readouts(x: Scale, y: Scale, lines: Sequence[Line]) -> list[Html]:
-    steps = sorted({point.step for line in lines for point in line.points})
-    stride = -(-len(steps) // _MAX_READOUTS)
-    kept = steps[::stride]
-    edges = [x.start_px, *((x.px(a) + x.px(b)) / 2 for a, b in pairwise(kept))]
-    edges.append(x.end_px)
-    return [
-        readout(
-            x.px(step),
-            (edges[i], edges[i + 1]),
-            [f"step {step}", *_values_at(step, lines)],
-        )
-        for i, step in enumerate(kept)
-    ]
+def _readouts(x: Scale, lines: Sequence[Line]) -> list[Html]:
+    by_step = [{p.step: p for p in line.points} for line in lines]
+    kept = _spread(sorted({step for points in by_step for step in points}), _MAX_READOUTS)
+    middles = [(x.px(a) + x.px(b)) / 2 for a, b in pairwise(kept)]
+    edges = [x.start_px, *middles, x.end_px]
+    is_alone = len(lines) == 1
+    shown: list[Html] = []
+    for i, step in enumerate(kept):
+        words = [f"step {step}"]
+        for line, points in zip(lines, by_step, strict=True):
+            if step in points:
+                value = _with_interval(points[step])
+                words.append(value if is_alone else f"{line.label}: {value}")
+        shown.append(readout(x.px(step), edges[i], edges[i + 1], words))
+    return shown
 
 
-def _values_at(step: int, lines: Sequence[Line]) -> list[str]:
-    return [
-        (f"{line.label}: " if len(lines) > 1 else "") + _with_interval(point)
-        for line in lines
-        for point in line.points
-        if point.step == step
-    ]
-
-
-def _with_interval(point: Point) -> str:
-    if point.half_width is None:
-        return number(point.value)
-    return f"{number(point.value)} +/- {number(point.half_width)}"
-
-
-def readout(at_px: float, band_px: tuple[float, float], words: Sequence[str]) -> Html:
-    """A column of the drawing, and the words that are shown when the pointer is over it."""
+def readout(at: float, from_px: float, to_px: float, words: Sequence[str]) -> Html:
+    """A column of the drawing, and what is shown when the pointer is over it."""
     width = max(len(line) for line in words) * _CHARACTER_PX + 12
-    height = len(words) * _LINE_PX + 6
-    is_right = at_px + 8 + width > WIDTH - RIGHT
-    left = max(0.0, at_px - 8 - width) if is_right else at_px + 8
-    shown = (
+    fits = at + 8 + width <= RIGHT
+    left = at + 8 if fits else max(0.0, at - 8 - width)
+    box = {"x": left, "y": TOP + 2, "width": width, "height": len(words) * _LINE_PX + 6}
+    lines = (
         element("text", text(line), x=left + 6, y=TOP + 15 + i * _LINE_PX)
         for i, line in enumerate(words)
     )
-    box = element("rect", x=left, y=TOP + 2, width=width, height=height, rx=3)
-    rule = element("line", x1=at_px, x2=at_px, y1=TOP, y2=HEIGHT - BOTTOM)
-    band = element(
-        "rect",
-        x=band_px[0],
-        y=TOP,
-        width=max(band_px[1] - band_px[0], 1.0),
-        height=HEIGHT - BOTTOM - TOP,
-        class_="hit",
-    )
-    return element("g", band, element("g", rule, box, *shown, class_="tip"), class_="at")
+    tip = element("g", _rule(at, at, TOP, BOTTOM, "at"), element("rect", **box), *lines)
+    band = {"x": from_px, "y": TOP, "width": max(to_px - from_px, 1.0), "height": BOTTOM - TOP}
+    return element("g", element("rect", **band), tip, class_="readout")
 
 
-def _figures(title: str, lines: Sequence[Line]) -> Html:
-    by_step = [{point.step: point for point in line.points} for line in lines]
-    steps = sorted({step for points in by_step for step in points})
-    stride = -(-len(steps) // _MAX_ROWS)
-    kept = steps[:-1:stride] + steps[-1:]
+def _with_interval(point: Point) -> str:
+    half = "" if point.half_width is None else f" +/- {point.half_width:.2g}"
+    return f"{number(point.value)}{half}"
+
+
+def _figures(chart: Chart) -> Html:
+    by_step = [{point.step: point for point in line.points} for line in chart.lines]
+    kept = _spread(sorted({step for points in by_step for step in points}), _MAX_ROWS)
     rows = (
         [str(step), *(_with_interval(own[step]) if step in own else "" for own in by_step)]
         for step in kept
     )
-    which = "" if stride == 1 else f", every {stride} steps"
-    head = ["step", *(line.label for line in lines)]
-    return table(head, rows, caption=f"{title}{which}", numbers=len(lines))
+    head = ["step", *(line.label for line in chart.lines)]
+    return table(chart.title, head, rows, numbers=len(chart.lines))

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from rubric_rl.observability.records import SampleRow
-from rubric_rl.observability.report import CriterionChange
+from rubric_rl.observability.records import CriterionRow, SampleRow
+from rubric_rl.observability.report import is_good
 from rubric_rl.run_report.markup import (
     EMPTY,
     Cell,
     Html,
-    cell,
     element,
     folded,
     join,
-    paragraph,
+    note,
     section,
     table,
     text,
 )
-from rubric_rl.run_report.records import ChangedExample, Run, VerdictChange
+from rubric_rl.run_report.records import ChangedExample, Run
 from rubric_rl.types import VerdictValue
 
 _MAX_CHARACTERS = 6000
@@ -27,50 +24,45 @@ _MAX_CHARACTERS = 6000
 
 def examples_html(run: Run, *, level: int) -> Html:
     """Examples, then the criteria that changed most; a sentence if there are none."""
+    title = "Most changed answers"
     if run.comparison is None:
         words = "Left out: it takes two held-out evaluations to compare."
-        return section("Most changed answers", paragraph(words, "note"), level=level)
-    if not run.examples:
-        words = "No held-out answer has another reward in the last evaluation than in the first."
-        examples = [paragraph(words, "note")]
-    else:
-        examples = [_example(example, level + 1) for example in run.examples]
-    criteria = _criteria(run)
-    return join(
-        [
-            section("Most changed answers", *examples, level=level),
-            section("Most changed criteria", criteria, level=level),
-        ]
-    )
+        return section(title, note(words), level=level)
+    examples = [_example(example, level + 1) for example in run.examples]
+    if not examples:
+        examples = [note("No held-out answer has another reward at the end than at the start.")]
+    criteria = section("Most changed criteria", _criteria(run), level=level)
+    return join([section(title, *examples, level=level), criteria])
 
 
 def _example(example: ChangedExample, level: int) -> Html:
     before, after = example.before, example.after
-    title = f"{before.prompt_id}, sample {before.sample_index}: {example.gain:+.3f}"
     question = "\n\n".join(m.content for m in before.messages if m.role == "user")
-    sides = (_answer("Step", row, example.is_anchored) for row in (before, after))
-    changed = [change for change in example.verdicts if change.is_changed]
-    same = len(example.verdicts) - len(changed)
-    verdicts = _verdicts(changed) if changed else paragraph("No verdict changed.", "note")
+    changed = [pair for pair in example.criteria if _outcome(pair[0]) != _outcome(pair[1])]
+    num_same = len(example.criteria) - len(changed)
+    head = ("id", "criterion", "weight", "early", "late", "the judge's reason, late")
+    rows = [_verdicts(old, new) for old, new in changed]
     return section(
-        title,
+        f"{before.prompt_id}, sample {before.sample_index}: {example.gain:+.3f}",
         folded("Prompt", element("pre", text(_cut(question)))),
-        element("div", *sides, class_="sides"),
-        verdicts,
-        paragraph(f"{same} criteria with the same verdict.", "note") if same else EMPTY,
+        element("div", _answer(before), _answer(after), class_="sides"),
+        table("Verdicts that changed", head, rows) if rows else EMPTY,
+        note(f"Criteria with the same words and verdict: {num_same}."),
         level=level,
     )
 
 
-def _answer(name: str, row: SampleRow, is_anchored: bool) -> Html:
-    words = f"{name} {row.step}: reward {_reward(row.reward)}"
-    if is_anchored:
+def _outcome(criterion: CriterionRow | None) -> tuple[str, str] | None:
+    return None if criterion is None else (criterion.text, criterion.verdict)
+
+
+def _answer(row: SampleRow) -> Html:
+    words = f"Step {row.step}: reward {_reward(row.reward)}"
+    if row.anchor_reward is not None:
         words += f", {_reward(row.anchor_reward)} under the first rubrics"
     if row.finish_reason == "length":
         words += ", cut at the limit"
-    return element(
-        "div", element("p", text(words), class_="note"), element("pre", text(_cut(row.completion)))
-    )
+    return element("div", note(words), element("pre", text(_cut(row.completion))))
 
 
 def _reward(reward: float | None) -> str:
@@ -78,68 +70,48 @@ def _reward(reward: float | None) -> str:
 
 
 def _cut(words: str) -> str:
-    words = words.strip("\n")
-    if len(words) <= _MAX_CHARACTERS:
-        return words
-    return f"{words[:_MAX_CHARACTERS]}\n... ({len(words) - _MAX_CHARACTERS} characters more)"
+    words, rest = words[:_MAX_CHARACTERS], len(words) - _MAX_CHARACTERS
+    return f"{words}\n... ({rest} characters more)" if rest > 0 else words
 
 
-def _verdicts(changes: Sequence[VerdictChange]) -> Html:
-    rows = [
-        (
-            change.cid,
-            _criterion(change),
-            _verdict(change.before),
-            _verdict(change.after),
-            f"{change.weight:g}" + ("" if change.polarity == 1 else ", bad to meet"),
-            change.reason,
-        )
-        for change in changes
+def _verdicts(old: CriterionRow | None, new: CriterionRow | None) -> list[str]:
+    current = new or old
+    assert current is not None, "a criterion of neither rubric"
+    if old is not None and new is not None and old.text == new.text:
+        words = [text(new.text)]
+    else:
+        words = [element("del", text(old.text))] if old else []
+        words += [element("ins", text(new.text))] if new else []
+    return [
+        current.cid,
+        Cell(element("div", join(words, " "), class_="words")),
+        f"{current.weight:g}" + ("" if current.polarity == 1 else ", bad to meet"),
+        _verdict(old),
+        _verdict(new),
+        new.reason if new else "",
     ]
-    head = ("id", "criterion", "early", "late", "weight", "the judge's reason, late")
-    return table(head, rows, caption="Verdicts that changed")
 
 
-def _criterion(change: VerdictChange) -> Cell:
-    old, new = change.before_text, change.after_text
-    if old == new:
-        return cell(element("div", text(new or ""), class_="words"))
-    parts: list[Html] = []
-    if old is not None:
-        parts.append(element("del", text(old)))
-    if new is not None:
-        parts.append(element("ins", text(new)))
-    return cell(element("div", join(parts, " "), class_="words"))
-
-
-def _verdict(verdict: VerdictValue | None) -> Cell:
-    if verdict is None:
-        return cell(text("not in the rubric"))
-    return cell(element("span", text(verdict.value), class_=verdict.value))
-
-
-# ----------------------------------------------------------------------------
-# Criteria
+def _verdict(criterion: CriterionRow | None) -> Cell:
+    if criterion is None:
+        return Cell("not in the rubric")
+    is_known = criterion.verdict is not VerdictValue.UNKNOWN
+    outcome = ("good" if is_good(criterion) else "bad") if is_known else "note"
+    return Cell(element("span", text(criterion.verdict.value), class_=outcome))
 
 
 def _criteria(run: Run) -> Html:
     assert run.comparison is not None
-    changes = (*run.comparison.most_gained, *run.comparison.most_lost)
-    if not changes:
-        return EMPTY
-    return table(
-        ("prompt and id", "criterion", "change", "came out well", "weight"),
-        [_change(change) for change in changes],
-        caption="Criteria of both evaluations that came out well more or less often",
-        numbers=3,
-    )
-
-
-def _change(change: CriterionChange) -> tuple[str, str, str, str, str]:
-    return (
-        f"{change.prompt_id} / {change.cid}",
-        cell(element("div", text(change.text), class_="words")),
-        f"{change.change:+.0%}",
-        f"{change.good_before:.0%} to {change.good_after:.0%}",
-        f"{change.weight:g}",
-    )
+    rows = [
+        (
+            f"{c.prompt_id} / {c.cid}",
+            Cell(element("div", text(c.text), class_="words")),
+            f"{c.change:+.0%}",
+            f"{c.good_before:.0%} to {c.good_after:.0%}",
+            f"{c.weight:g}",
+        )
+        for c in (*run.comparison.most_gained, *run.comparison.most_lost)
+    ]
+    head = ("prompt / id", "criterion", "change", "came out well", "weight")
+    title = "Criteria of both evaluations that came out well more or less often"
+    return table(title, head, rows, numbers=3) if rows else EMPTY

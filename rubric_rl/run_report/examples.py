@@ -1,14 +1,13 @@
-"""The answers that changed most between two evaluations, criterion by criterion."""
+"""The answers that changed most between two evaluations."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from rubric_rl.observability.records import CriterionRow, SampleRow
-from rubric_rl.run_report.records import ChangedExample, VerdictChange
+from rubric_rl.run_report.records import ChangedExample
 
-NUM_GAINS = 3
-NUM_LOSSES = 2
+NUM_GAINS, NUM_LOSSES = 3, 2
 
 
 def most_changed(
@@ -30,51 +29,29 @@ def most_changed(
     return (*gains[:NUM_GAINS], *losses[:NUM_LOSSES])
 
 
-def _pairs(before: Sequence[SampleRow], after: Sequence[SampleRow]) -> list[ChangedExample]:
+def _pairs(before: Sequence[SampleRow], after: Sequence[SampleRow]) -> Iterator[ChangedExample]:
     later = {(row.prompt_id, row.sample_index): row for row in after}
     # As in the closing report: under rubrics that stay the same, where there are such.
     is_anchored = any(row.anchor_reward is not None for row in after)
-    found: list[ChangedExample] = []
     for old in sorted(before, key=lambda row: (row.prompt_id, row.sample_index)):
         new = later.get((old.prompt_id, old.sample_index))
         if new is None:
             continue
-        rewards = (
-            (old.anchor_reward, new.anchor_reward) if is_anchored else (old.reward, new.reward)
-        )
-        if rewards[0] is not None and rewards[1] is not None:
-            found.append(
-                ChangedExample(
-                    before=old,
-                    after=new,
-                    gain=rewards[1] - rewards[0],
-                    is_anchored=is_anchored,
-                    verdicts=verdict_changes(old.criteria, new.criteria),
-                )
+        old_reward = old.anchor_reward if is_anchored else old.reward
+        new_reward = new.anchor_reward if is_anchored else new.reward
+        if old_reward is not None and new_reward is not None:
+            yield ChangedExample(
+                before=old,
+                after=new,
+                gain=new_reward - old_reward,
+                criteria=paired(old.criteria, new.criteria),
             )
-    return found
 
 
-def verdict_changes(
+def paired(
     before: Sequence[CriterionRow], after: Sequence[CriterionRow]
-) -> tuple[VerdictChange, ...]:
+) -> tuple[tuple[CriterionRow | None, CriterionRow | None], ...]:
     """Every criterion of either rubric by its id, in the early order, new ones last."""
     old = {criterion.cid: criterion for criterion in before}
     new = {criterion.cid: criterion for criterion in after}
-    cids = [*old, *(cid for cid in new if cid not in old)]
-    return tuple(_change(cid, old.get(cid), new.get(cid)) for cid in cids)
-
-
-def _change(cid: str, old: CriterionRow | None, new: CriterionRow | None) -> VerdictChange:
-    current = new or old
-    assert current is not None
-    return VerdictChange(
-        cid=cid,
-        before_text=old.text if old else None,
-        after_text=new.text if new else None,
-        before=old.verdict if old else None,
-        after=new.verdict if new else None,
-        weight=current.weight,
-        polarity=current.polarity,
-        reason=current.reason,
-    )
+    return tuple((old.get(cid), new.get(cid)) for cid in dict.fromkeys([*old, *new]))

@@ -2,39 +2,20 @@
 
 from __future__ import annotations
 
-from rubric_rl.run_report.markup import EMPTY, Html, folded, paragraph, section, table
-from rubric_rl.run_report.records import CheckpointLine, Run
-from rubric_rl.run_report.settings import shown
+from rubric_rl.run_report.markup import Html, folded, note, section, table
+from rubric_rl.run_report.records import Run
 
 
 def folder_html(run: Run, *, level: int) -> Html:
-    settings = [(key, shown(value)) for key, value in run.settings.values.items()]
-    versions = [(name, version or "not there") for name, version in run.environment.items()]
+    settings = table("config.yaml", ("setting", "value"), run.settings.values.items())
+    versions = [(name, version or "not known") for name, version in run.environment.items()]
+    checkpoints = note("There is no checkpoint.")
+    if run.checkpoints:
+        checkpoints = table("Checkpoints", ("step", "held-out", "state"), run.checkpoints)
     return section(
         "Settings, versions, checkpoints",
-        _checkpoints(run),
-        folded(
-            f"{len(settings)} settings (config.yaml)",
-            table(("setting", "value"), settings, caption="The resolved configuration"),
-        ),
-        folded(
-            "Versions (environment.json)",
-            table(("name", "version"), versions, caption="Of the latest start"),
-        )
-        if versions
-        else EMPTY,
+        checkpoints,
+        folded(f"{len(run.settings.values)} settings", settings),
+        folded("Versions", table("environment.json", ("name", "version"), versions)),
         level=level,
     )
-
-
-def _checkpoints(run: Run) -> Html:
-    if not run.checkpoints:
-        return paragraph("No checkpoint is there.", "note")
-    rows = [(str(c.step), _evaluated(c), c.problem or "complete") for c in run.checkpoints]
-    return table(("step", "held-out", "state"), rows, caption="Checkpoints")
-
-
-def _evaluated(checkpoint: CheckpointLine) -> str:
-    if checkpoint.metric is None or checkpoint.value is None:
-        return "not evaluated"
-    return f"{checkpoint.metric} {checkpoint.value:.4f}"

@@ -5,147 +5,80 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rubric_rl.run_report.bottleneck import PHASES, seconds_by_phase
-from rubric_rl.run_report.chart import (
-    BOTTOM,
-    HEIGHT,
-    LEFT,
-    RIGHT,
-    TOP,
-    WIDTH,
-    axes,
-    readout,
-)
+from rubric_rl.run_report.chart import BOTTOM, LEFT, RIGHT, TOP, axes, caption, drawing, readout
 from rubric_rl.run_report.markup import EMPTY, Html, element, text
 from rubric_rl.run_report.records import StepMetrics
-from rubric_rl.run_report.scale import Scale, number, value_scale
+from rubric_rl.run_report.scale import Scale, number, step_scale, value_scale
 
 # More steps than this are averaged into as many bars.
 _MAX_BARS = 60
-_GAP = 0.2
+_FILLED = 0.8
+_COLOURS = {metric: f"bar p{i}" for i, metric in enumerate(PHASES)}
 
 
 def phases_html(steps: Sequence[StepMetrics]) -> Html:
     """The figure; empty if no step says what it took."""
-    timed = [(line.step, seconds_by_phase(line)) for line in steps]
-    timed = [(step, own) for step, own in timed if sum(own.values()) > 0]
+    timed = [(line.step, own) for line in steps if (own := seconds_by_phase(line))]
     if not timed:
         return EMPTY
-    bars = _bars(timed)
+    size = -(-len(timed) // _MAX_BARS)
+    bars = [_mean(timed[i : i + size]) for i in range(0, len(timed), size)]
+    words = "" if size == 1 else f"Each bar is the mean of {size} steps."
     phases = [metric for metric in PHASES if any(metric in own for _, own in bars)]
-    note = "" if len(bars) == len(timed) else f" Each bar is the mean of {_size(timed)} steps."
-    caption = (element("strong", text("Time by phase")), text(f" (s, stacked).{note}"))
+    legend = (element("li", _swatch(metric), text(PHASES[metric])) for metric in phases)
     return element(
         "figure",
-        element("figcaption", *caption),
-        _legend(phases),
-        _svg(bars, phases),
+        caption("Time by phase", "s, stacked", words),
+        element("ul", *legend, class_="legend"),
+        _svg(bars, size),
     )
 
 
-def _size(timed: Sequence[object]) -> int:
-    return -(-len(timed) // _MAX_BARS)
+_Bar = tuple[int, dict[str, float]]
+"""A step, and seconds by phase in the order of PHASES."""
 
 
-def _bars(
-    timed: Sequence[tuple[int, dict[str, float]]],
-) -> list[tuple[str, dict[str, float]]]:
-    """What each bar is of, and its seconds by phase; 0 where a step has no such phase."""
-    size = _size(timed)
-    chunks = [timed[i : i + size] for i in range(0, len(timed), size)]
-    return [
-        (
-            f"{chunk[0][0]}" if len(chunk) == 1 else f"{chunk[0][0]} to {chunk[-1][0]}",
-            {
-                metric: sum(own[metric] for _, own in chunk if metric in own) / len(chunk)
-                for metric in PHASES
-                if any(metric in own for _, own in chunk)
-            },
-        )
-        for chunk in chunks
-    ]
+def _mean(chunk: Sequence[_Bar]) -> _Bar:
+    """Of some steps under the first of them; a phase that a step doesn't have is 0 there."""
+    sums = {metric: sum(own[metric] for _, own in chunk if metric in own) for metric in PHASES}
+    return chunk[0][0], {metric: s / len(chunk) for metric, s in sums.items() if s}
 
 
-def _colour(metric: str) -> str:
-    return f"p{list(PHASES).index(metric)}"
+def _swatch(metric: str) -> Html:
+    square = element("rect", width=10, height=10, class_=_COLOURS[metric])
+    return element("svg", square, width=10, height=10, aria_hidden="true")
 
 
-def _legend(phases: Sequence[str]) -> Html:
-    items = (
-        element(
-            "li",
-            element(
-                "svg",
-                element("rect", width=10, height=10, class_=f"bar {_colour(metric)}"),
-                width=10,
-                height=10,
-                aria_hidden="true",
-            ),
-            text(PHASES[metric]),
-        )
-        for metric in phases
-    )
-    return element("ul", *items, class_="legend")
-
-
-def _svg(bars: Sequence[tuple[str, dict[str, float]]], phases: Sequence[str]) -> Html:
-    y = value_scale(
-        [sum(own.values()) for _, own in bars],
-        start_px=HEIGHT - BOTTOM,
-        end_px=TOP,
-        zero=True,
-    )
-    # Bars have places, not steps: an evaluation before the first step is one of them.
-    x = Scale(0, len(bars), LEFT, WIDTH - RIGHT, ())
-    return element(
-        "svg",
+def _svg(bars: Sequence[_Bar], size: int) -> Html:
+    whole = [sum(own.values()) for _, own in bars]
+    y = value_scale(whole, start_px=BOTTOM, end_px=TOP, zero=True)
+    first, last = bars[0][0], bars[-1][0]
+    half = (RIGHT - LEFT) / (last - first + size) / 2 * size
+    x = step_scale(first, last, start_px=LEFT + half, end_px=RIGHT - half)
+    places = [x.px(step) for step, _ in bars]
+    return drawing(
+        "Seconds by phase, stacked; the table has the medians",
         axes(x, y),
-        *(_bar(x, y, i, own, phases) for i, (_, own) in enumerate(bars)),
-        *_place_words(x, [words for words, _ in bars]),
-        *(_readout(x, i, words, own) for i, (words, own) in enumerate(bars)),
-        viewBox=f"0 0 {WIDTH} {HEIGHT}",
-        role="img",
-        aria_label="Time by phase; the table beside it has the medians",
+        *(_bar(y, at, half, own) for at, (_, own) in zip(places, bars, strict=True)),
+        *(
+            readout(at, at - half, at + half, _words(step, own))
+            for at, (step, own) in zip(places, bars, strict=True)
+        ),
     )
 
 
-def _bar(x: Scale, y: Scale, place: int, own: dict[str, float], phases: Sequence[str]) -> Html:
-    left, right = x.px(place + _GAP / 2), x.px(place + 1 - _GAP / 2)
+def _bar(y: Scale, at: float, half: float, own: dict[str, float]) -> Html:
     parts: list[Html] = []
     bottom = 0.0
-    for metric in phases:
-        if metric in own and own[metric] > 0:
-            top = bottom + own[metric]
-            height = y.px(bottom) - y.px(top)
-            parts.append(
-                element(
-                    "rect",
-                    x=left,
-                    y=y.px(top),
-                    width=right - left,
-                    height=height,
-                    class_=f"bar {_colour(metric)}",
-                )
-            )
-            bottom = top
+    for metric, seconds in own.items():
+        top = bottom + seconds
+        box = {"x": at - half * _FILLED, "width": 2 * half * _FILLED}
+        box |= {"y": y.px(top), "height": y.px(bottom) - y.px(top)}
+        parts.append(element("rect", **box, class_=_COLOURS[metric]))
+        bottom = top
     return element("g", *parts)
 
 
-def _place_words(x: Scale, words: Sequence[str]) -> list[Html]:
-    stride = -(-len(words) // 8)
-    return [
-        element(
-            "text",
-            text(own.split(" ")[0]),
-            x=x.px(i + 0.5),
-            y=HEIGHT - BOTTOM + 15,
-            class_="tick middle",
-        )
-        for i, own in enumerate(words)
-        if i % stride == 0
-    ]
-
-
-def _readout(x: Scale, place: int, words: str, own: dict[str, float]) -> Html:
-    lines = [f"{PHASES[metric]}: {number(s)} s" for metric, s in own.items() if s > 0]
-    total = f"step {words}: {number(sum(own.values()))} s"
-    return readout(x.px(place + 0.5), (x.px(place), x.px(place + 1)), [total, *lines])
+def _words(step: int, own: dict[str, float]) -> list[str]:
+    total = f"step {step}: {number(sum(own.values()))} s"
+    return [total, *(f"{PHASES[metric]}: {number(s)} s" for metric, s in own.items())]

@@ -16,26 +16,25 @@ from statistics import fmean
 from pydantic import BaseModel, FiniteFloat, TypeAdapter, ValidationError
 
 from rubric_rl.controller.best_checkpoints import read_score
-from rubric_rl.controller.checkpoint_files import damage
+from rubric_rl.controller.checkpoint_files import Checkpoint, damage
 from rubric_rl.controller.evaluation import half_width
 from rubric_rl.controller.run_folder import RunFolder
 from rubric_rl.errors import DataError
-from rubric_rl.observability.records import SampleRow, read_rows
+from rubric_rl.observability.records import read_rows
 from rubric_rl.observability.report import EvalComparison, compare
 from rubric_rl.refinement.records import Revision
 from rubric_rl.refinement.store import FILE_NAME, RubricStore
 from rubric_rl.run_report.examples import most_changed
-from rubric_rl.run_report.records import ChangedExample, CheckpointLine, Run, StepMetrics
+from rubric_rl.run_report.records import ChangedExample, Run, StepMetrics
 from rubric_rl.run_report.settings import Settings, read_settings
 
 _EVAL_FILE = re.compile(r"eval_(\d{6,})\.jsonl")
 _LINE: TypeAdapter[dict[str, FiniteFloat]] = TypeAdapter(dict[str, FiniteFloat])
 _ENVIRONMENT: TypeAdapter[dict[str, str | None]] = TypeAdapter(dict[str, str | None])
-_ANCHOR = "eval/anchor_reward_mean"
 
 
 class _AnchoredRow(BaseModel):
-    """Of a held-out sample's row what an interval is made of."""
+    """What an interval needs of a held-out sample's row."""
 
     prompt_id: str
     anchor_reward: float | None = None
@@ -51,16 +50,17 @@ def read_runs(paths: Sequence[Path]) -> tuple[Run, ...]:
     for path, folder in zip(paths, folders, strict=True):
         if folders.count(folder) > 1:
             raise DataError(f"run {str(path)!r} is given twice: name each run once")
-    return tuple(read_run(path, label) for path, label in zip(paths, labels(folders), strict=True))
+    return tuple(read_run(p, label) for p, label in zip(paths, labels(folders), strict=True))
 
 
 def labels(folders: Sequence[Path]) -> list[str]:
     """The names of the folders, with so many parents that each is another."""
+    names: list[str] = []
     for depth in range(1, max(len(folder.parts) for folder in folders) + 1):
         names = ["/".join(folder.parts[-depth:]) for folder in folders]
         if len(set(names)) == len(names):
-            return names
-    raise AssertionError("different folders have different paths")
+            break
+    return names
 
 
 def read_run(path: Path, label: str) -> Run:
@@ -86,29 +86,23 @@ def read_run(path: Path, label: str) -> Run:
         comparison=comparison,
         examples=examples,
         revisions=_read_revisions(folder, notes),
-        checkpoints=_read_checkpoints(folder),
+        checkpoints=tuple(_in_words(checkpoint) for checkpoint in folder.all_checkpoints()),
         notes=tuple(notes),
     )
 
 
 def _refuse_other_folders(folder: RunFolder) -> None:
-    root = folder.root
+    root, needed = folder.root, (folder.config_yaml, folder.metrics_jsonl)
     if not root.is_dir():
         raise DataError(f"{str(root)!r} is not a folder: give the folder of a run (run.dir)")
-    needed = (folder.config_yaml, folder.metrics_jsonl)
     missing = [path.name for path in needed if not path.is_file()]
-    if not missing:
-        return
-    inside = sorted(path.parent for path in root.glob("*/metrics.jsonl"))
-    hint = f"; runs in it: {', '.join(map(str, inside[:5]))}" if inside else ""
-    raise DataError(
-        f"{str(root)!r} is not the folder of a run that has begun: it has no "
-        f"{' and no '.join(missing)}. Give what run.dir was{hint}"
-    )
-
-
-# ----------------------------------------------------------------------------
-# metrics.jsonl
+    if missing:
+        inside = sorted(str(path.parent) for path in root.glob("*/metrics.jsonl"))
+        hint = f"; runs in it: {', '.join(inside[:5])}" if inside else ""
+        raise DataError(
+            f"{str(root)!r} is not the folder of a run that has begun: it has no "
+            f"{' and no '.join(missing)}. Give what run.dir was{hint}"
+        )
 
 
 def _read_metrics(path: Path, notes: list[str]) -> tuple[StepMetrics, ...]:
@@ -157,34 +151,28 @@ def _read_evaluations(
         return None, ()
     try:
         before, after = read_rows(files[0]), read_rows(files[-1])
-        return _compared(before, after, settings), most_changed(before, after)
+        # The seed of the closing report, so that both give the same interval.
+        comparison = compare(before, after, seed=int(settings.text("run.seed") or 0))
     except DataError as err:
         notes.append(f"Before and after can't be compared: {err}")
         return None, ()
-
-
-def _compared(
-    before: Sequence[SampleRow], after: Sequence[SampleRow], settings: Settings
-) -> EvalComparison:
-    # The seed of the closing report, so that both give the same interval.
-    return compare(before, after, seed=int(settings.number("run.seed") or 0))
+    return comparison, most_changed(before, after)
 
 
 def _anchor_half_widths(
     folder: RunFolder, steps: Sequence[StepMetrics], notes: list[str]
 ) -> Mapping[int, float]:
-    anchored = {line.step for line in steps if _ANCHOR in line.values}
+    anchored = {line.step for line in steps if "eval/anchor_reward_mean" in line.values}
     widths: dict[int, float] = {}
     for step, path in _evaluation_files(folder).items():
-        if step not in anchored:
-            continue
-        try:
-            width = half_width(_prompt_means(path))
-        except (OSError, ValidationError):
-            notes.append(f"samples/{path.name} is damaged: its interval is left out.")
-            continue
-        if width is not None:
-            widths[step] = width
+        if step in anchored:
+            try:
+                width = half_width(_prompt_means(path))
+            except (OSError, ValidationError):
+                notes.append(f"samples/{path.name} is damaged: its interval is left out.")
+                continue
+            if width is not None:
+                widths[step] = width
     return widths
 
 
@@ -223,14 +211,7 @@ def _read_revisions(
     return {prompt_id: store.history(prompt_id) for prompt_id in store.prompt_ids}
 
 
-def _read_checkpoints(folder: RunFolder) -> tuple[CheckpointLine, ...]:
-    scores = [(c, read_score(c.path)) for c in folder.all_checkpoints()]
-    return tuple(
-        CheckpointLine(
-            step=checkpoint.step,
-            problem=damage(checkpoint.path),
-            metric=score.metric if score else None,
-            value=score.value if score else None,
-        )
-        for checkpoint, score in scores
-    )
+def _in_words(checkpoint: Checkpoint) -> tuple[str, str, str]:
+    score, problem = read_score(checkpoint.path), damage(checkpoint.path)
+    evaluated = f"{score.metric} {score.value:.4f}" if score else "not evaluated"
+    return str(checkpoint.step), evaluated, problem or "complete"

@@ -1,4 +1,4 @@
-"""What a report is made from: one run folder, read.
+"""What a report is made from.
 
 run folder --read_run--> Run --page--> HTML
 """
@@ -9,22 +9,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rubric_rl.observability.records import SampleRow
+from rubric_rl.observability.records import CriterionRow, SampleRow
 from rubric_rl.observability.report import EvalComparison
 from rubric_rl.refinement.records import Revision
 from rubric_rl.run_report.settings import Settings
-from rubric_rl.types import VerdictValue
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepMetrics:
-    """One line of `metrics.jsonl`."""
+    """One line of `metrics.jsonl`; a metric without a value in this step is missing."""
 
     step: int
     time: float
     """Seconds since 1970, when it was written."""
     values: Mapping[str, float]
-    """Metrics by name; one without a value in this step is missing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,48 +36,15 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class VerdictChange:
-    """One criterion on an early and on a late answer to the same prompt."""
-
-    cid: str
-    before_text: str | None
-    """None: the rubric of then didn't have it."""
-    after_text: str | None
-    before: VerdictValue | None
-    after: VerdictValue | None
-    weight: float
-    polarity: int
-    reason: str
-    """The judge's, of the late verdict if there is one."""
-
-    @property
-    def is_changed(self) -> bool:
-        return self.before is not self.after or self.before_text != self.after_text
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ChangedExample:
     """The same sample of a held-out prompt in the first and in the last evaluation."""
 
     before: SampleRow
     after: SampleRow
     gain: float
-    """Reward after minus before, under the run's first rubrics where they are known."""
-    is_anchored: bool
-    """Whether they are."""
-    verdicts: tuple[VerdictChange, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CheckpointLine:
-    """One checkpoint of a run."""
-
-    step: int
-    problem: str | None
-    """Why it can't be used; None: it is complete."""
-    metric: str | None
-    value: float | None
-    """Its held-out evaluation; None if it wasn't evaluated."""
+    """Reward after minus before, under the run's first rubrics where those are known."""
+    criteria: tuple[tuple[CriterionRow | None, CriterionRow | None], ...]
+    """Early and late, by id; None where the rubric of then doesn't have it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,20 +65,17 @@ class Run:
     examples: tuple[ChangedExample, ...]
     revisions: Mapping[str, Sequence[Revision]] | None
     """Histories of rubrics by prompt; None: the run keeps no rubric store."""
-    checkpoints: tuple[CheckpointLine, ...]
+    checkpoints: tuple[tuple[str, str, str], ...]
+    """Step, held-out evaluation and state of each, in words."""
     notes: tuple[str, ...]
     """What is missing or could not be read, in words."""
 
     def points(self, metric: str) -> tuple[Point, ...]:
         """The steps at which a metric has a value, with its interval if one is known."""
         return tuple(
-            Point(
-                step=line.step,
-                value=line.values[metric],
-                half_width=self._half_width(line, metric),
-            )
-            for line in self.steps
-            if metric in line.values
+            Point(step=s.step, value=s.values[metric], half_width=self._half_width(s, metric))
+            for s in self.steps
+            if metric in s.values
         )
 
     def _half_width(self, line: StepMetrics, metric: str) -> float | None:
@@ -122,24 +84,11 @@ class Run:
         name = _HALF_WIDTHS.get(metric)
         return None if name is None else line.values.get(name)
 
-    def last(self, metric: str) -> float | None:
-        """The newest value; None if there is none."""
-        points = self.points(metric)
-        return points[-1].value if points else None
-
-    @property
-    def num_steps(self) -> int:
-        """Completed optimizer steps."""
-        return self.steps[-1].step
-
     @property
     def refined_at(self) -> tuple[int, ...]:
         """Steps after which rubrics were refined."""
         return tuple(point.step for point in self.points("rubric/refined_prompts"))
 
 
-_HALF_WIDTHS: Mapping[str, str] = {
-    "eval/reward_mean": "eval/reward_ci95",
-    "eval/gold_mean": "eval/gold_ci95",
-}
-"""A metric and the one that is half the width of its interval."""
+# A metric and the one that is half the width of its interval.
+_HALF_WIDTHS = {"eval/reward_mean": "eval/reward_ci95", "eval/gold_mean": "eval/gold_ci95"}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
-from rubric_rl.refinement.describe import gate_words
+from rubric_rl.refinement.describe import gate_words, operation_lines
 from rubric_rl.refinement.records import Operation, Revision
 from rubric_rl.run_report.markup import (
     EMPTY,
@@ -15,7 +15,7 @@ from rubric_rl.run_report.markup import (
     element,
     folded,
     join,
-    paragraph,
+    note,
     section,
     table,
     text,
@@ -24,167 +24,19 @@ from rubric_rl.run_report.records import Run
 from rubric_rl.run_report.scale import number
 from rubric_rl.types import Criterion
 
-NUM_PROMPTS_SHOWN = 12
-NUM_REFUSALS_SHOWN = 40
+NUM_PROMPTS_SHOWN, NUM_REFUSED_SHOWN, NUM_REASONS_SHOWN = 12, 40, 10
 
-Histories = Mapping[str, Sequence[Revision]]
-
-
-def rubrics_html(run: Run, *, level: int) -> Html:
-    """All of it, or a sentence that says why there is nothing."""
-    if run.revisions is None:
-        words = (
-            "This run keeps no rubric store (rubrics/store.jsonl): its rubrics were not refined."
-        )
-        return section("Rubrics", paragraph(words, "note"), level=level)
-    return section(
-        "Rubrics",
-        _passes(run),
-        _changed(run.revisions, run.path, level + 1),
-        _refused(run.revisions, level + 1),
-        level=level,
-    )
-
-
-# ----------------------------------------------------------------------------
-# Passes
-
-_PASS = (
-    ("prompts", "rubric/refined_prompts"),
-    ("accepted", "rubric/accepted"),
-    ("refused", "rubric/rejected"),
-    ("failed", "rubric/failed"),
-    ("tied at the top before", "rubric/top_ties_before"),
-    ("after", "rubric/top_ties_after"),
-    ("criteria", "rubric/criteria_mean"),
-    ("USD", "rubric/usd"),
-)
-
-
-def _passes(run: Run) -> Html:
-    rows = [
-        [
-            str(line.step),
-            *(number(line.values[m]) if m in line.values else "-" for _, m in _PASS),
-        ]
-        for line in run.steps
-        if "rubric/refined_prompts" in line.values
-    ]
-    if not rows:
-        return paragraph("No refinement has been completed.", "note")
-    head = ("after step", *(name for name, _ in _PASS))
-    caption = "Refinements: proposals accepted and refused, answers that share the best score"
-    return table(head, rows, caption=caption, numbers=len(_PASS))
-
-
-# ----------------------------------------------------------------------------
-# What changed
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
-    """An accepted revision with the criteria that it was made from."""
-
-    revision: Revision
-    parent: Mapping[str, Criterion]
-    """By id."""
-
-
-def accepted_steps(history: Sequence[Revision]) -> tuple[Step, ...]:
-    """Each accepted revision with its parent, oldest first."""
-    steps: list[Step] = []
-    current: Mapping[str, Criterion] = {}
-    for revision in history:
-        if revision.status not in ("initial", "accepted") or revision.rubric is None:
-            continue
-        if revision.status == "accepted":
-            steps.append(Step(revision=revision, parent=current))
-        current = {criterion.cid: criterion for criterion in revision.rubric.criteria}
-    return tuple(steps)
-
-
-def ties_broken(history: Sequence[Revision]) -> int:
-    """Pairs at the top that the accepted revisions of a prompt told apart, by the gate."""
-    gates = [r.gate for r in history if r.status == "accepted" and r.gate is not None]
-    return sum(gate.top_ties_before - gate.top_ties_after for gate in gates)
-
-
-def _changed(histories: Histories, path: object, level: int) -> Html:
-    changed = [(p, steps) for p, own in histories.items() if (steps := accepted_steps(own))]
-    if not changed:
-        return paragraph("No rubric was changed.", "note")
-    changed.sort(key=lambda entry: (-ties_broken(histories[entry[0]]), entry[0]))
-    shown = changed[:NUM_PROMPTS_SHOWN]
-    words = f"{len(changed)} of {len(histories)} rubrics were changed."
-    if len(shown) < len(changed):
-        words += f" Shown are the {len(shown)} that told most ties apart."
-    words += f" Everything: rubric-rl rubrics log {path}/rubrics PROMPT_ID"
-    return section(
-        "Changes by version",
-        paragraph(words, "note"),
-        *(_prompt(prompt_id, steps, is_open=i == 0) for i, (prompt_id, steps) in enumerate(shown)),
-        level=level,
-    )
-
-
-def _prompt(prompt_id: str, steps: Sequence[Step], *, is_open: bool) -> Html:
-    first, last = steps[0].revision.parent_version, steps[-1].revision.version
-    summary = element("summary", text(f"{prompt_id}: version {first} to {last}"))
-    attributes = {"open": "open"} if is_open else {}
-    return element("details", summary, *(_step(step) for step in steps), **attributes)
-
-
-def _step(step: Step) -> Html:
-    revision = step.revision
-    title = (
-        f"Version {revision.version}, {revision.phase}, round {revision.round}, by "
-        f"{revision.author}"
-    )
-    changes = [item for o in revision.operations for item in _operation(o, step.parent)]
-    return join(
-        [
-            element("h4", text(title)),
-            element("ul", *changes, class_="changes"),
-            _evidence(revision),
-            paragraph(f"Gate: {gate_words(revision.gate)}.", "note") if revision.gate else EMPTY,
-        ]
-    )
-
-
-def _evidence(revision: Revision) -> Html:
-    if not revision.evidence:
-        return EMPTY
-    answers = [
-        f"{candidate} ({_score(revision.scores_before, i)} to {_score(revision.scores_after, i)})"
-        for i, candidate in enumerate(revision.evidence)
-    ]
-    words = f"Contrasted, with the score before and after: {' and '.join(answers)}."
-    return paragraph(words, "note")
-
-
-def _score(scores: Sequence[float | None], position: int) -> str:
-    score = scores[position] if position < len(scores) else None
-    return "unscored" if score is None else f"{score:.3f}"
-
-
-def _operation(operation: Operation, parent: Mapping[str, Criterion]) -> Iterator[Html]:
-    """A line for what an operation does; nothing for keep."""
-    if operation.op == "keep":
-        return
-    # An operation that was refused may name ids that the rubric never had.
-    old = [
-        element("del", text(f"({parent[cid].weight:g}) {parent[cid].text}"))
-        for cid in operation.sources
-        if cid in parent
-    ]
-    new = [element("ins", text(f"({c.weight:g}) {c.text}")) for c in operation.criteria]
-    because = [element("span", text(f"because {operation.reason}"), class_="note")]
-    parts = [*old, *new, *(because if operation.reason else [])]
-    name = _OPERATIONS[operation.op]
-    yield element("li", element("span", text(name), class_="op"), text(" "), join(parts, " "))
-
-
-_OPERATIONS = {
+_PASS = {
+    "prompts": "rubric/refined_prompts",
+    "accepted": "rubric/accepted",
+    "refused": "rubric/rejected",
+    "failed": "rubric/failed",
+    "tied at the top before": "rubric/top_ties_before",
+    "after": "rubric/top_ties_after",
+    "criteria": "rubric/criteria_mean",
+    "USD": "rubric/usd",
+}
+_DONE = {
     "add": "added",
     "rewrite": "reworded",
     "split": "split",
@@ -193,64 +45,158 @@ _OPERATIONS = {
 }
 
 
+def rubrics_html(run: Run, *, level: int) -> Html:
+    """All of it, or a sentence that says why there is nothing."""
+    if run.revisions is None:
+        words = "There is no rubric store (rubrics/store.jsonl) to read: no rubric was refined."
+        return section("Rubrics", note(words), level=level)
+    return section(
+        "Rubrics", _passes(run), _changed(run, level + 1), _refused(run, level + 1), level=level
+    )
+
+
+def _passes(run: Run) -> Html:
+    rows = [
+        [str(s.step), *(number(s.values[m]) if m in s.values else "-" for m in _PASS.values())]
+        for s in run.steps
+        if "rubric/refined_prompts" in s.values
+    ]
+    if not rows:
+        return note("No refinement was completed.")
+    title = "Refinements: what was proposed, and how many answers share the best score"
+    return table(title, ("after step", *_PASS), rows, numbers=len(_PASS))
+
+
+# ----------------------------------------------------------------------------
+# What changed
+
+
+class Change(NamedTuple):
+    """An accepted revision, and the criteria by id that it was made from."""
+
+    revision: Revision
+    parent: Mapping[str, Criterion]
+
+
+def accepted_changes(history: Sequence[Revision]) -> list[Change]:
+    """Each accepted revision of a rubric, oldest first."""
+    changes: list[Change] = []
+    current: Mapping[str, Criterion] = {}
+    for revision in history:
+        if revision.status in ("initial", "accepted") and revision.rubric is not None:
+            if revision.status == "accepted":
+                changes.append(Change(revision, current))
+            current = {criterion.cid: criterion for criterion in revision.rubric.criteria}
+    return changes
+
+
+def _ties_broken(changes: Sequence[Change]) -> int:
+    """Pairs at the top that the gate saw told apart."""
+    gates = [gate for change in changes if (gate := change.revision.gate) is not None]
+    return sum(gate.top_ties_before - gate.top_ties_after for gate in gates)
+
+
+def _changed(run: Run, level: int) -> Html:
+    histories = run.revisions or {}
+    changed = [(p, own) for p, history in histories.items() if (own := accepted_changes(history))]
+    if not changed:
+        return note("No rubric was changed.")
+    changed.sort(key=lambda entry: (-_ties_broken(entry[1]), entry[0]))
+    shown = changed[:NUM_PROMPTS_SHOWN]
+    words = f"{len(changed)} of {len(histories)} rubrics were changed. "
+    if len(shown) < len(changed):
+        words += f"Shown are the {len(shown)} in which most ties were broken. "
+    words += f"Everything: rubric-rl rubrics log {run.path / 'rubrics'} PROMPT_ID"
+    prompts = (
+        folded(
+            f"{prompt_id}: version {own[0].revision.parent_version} to {own[-1].revision.version}",
+            *(_change(change) for change in own),
+            is_open=i == 0,
+        )
+        for i, (prompt_id, own) in enumerate(shown)
+    )
+    return section("Changes by version", note(words), *prompts, level=level)
+
+
+def _change(change: Change) -> Html:
+    revision = change.revision
+    title = (
+        f"Version {revision.version}, {revision.phase}, round {revision.round}, by "
+        f"{revision.author}"
+    )
+    lines = [line for o in revision.operations for line in _operation(o, change.parent)]
+    return join(
+        [
+            element("h4", text(title)),
+            element("ul", *lines, class_="changes"),
+            _evidence(revision),
+            note(f"Gate: {gate_words(revision.gate)}.") if revision.gate else EMPTY,
+        ]
+    )
+
+
+def _operation(operation: Operation, parent: Mapping[str, Criterion]) -> Iterator[Html]:
+    """What an operation does, old words before new ones; nothing for keep."""
+    if operation.op == "keep":
+        return
+    sources = [parent[cid] for cid in operation.sources if cid in parent]
+    because = f"because {operation.reason}" if operation.reason else ""
+    parts = [
+        element("span", text(_DONE[operation.op]), class_="op"),
+        *(element("del", text(f"({c.weight:g}) {c.text}")) for c in sources),
+        *(element("ins", text(f"({c.weight:g}) {c.text}")) for c in operation.criteria),
+        element("span", text(because), class_="note"),
+    ]
+    yield element("li", join(parts, " "))
+
+
+def _evidence(revision: Revision) -> Html:
+    def score(scores: Sequence[float | None], position: int) -> str:
+        value = scores[position] if position < len(scores) else None
+        return "unscored" if value is None else f"{value:.3f}"
+
+    answers = [
+        f"{answer} ({score(revision.scores_before, i)} to {score(revision.scores_after, i)})"
+        for i, answer in enumerate(revision.evidence)
+    ]
+    words = f"Contrasted, with the score before and after: {' and '.join(answers)}."
+    return note(words) if answers else EMPTY
+
+
 # ----------------------------------------------------------------------------
 # What was refused
-
-
-def refused_revisions(histories: Histories) -> tuple[Revision, ...]:
-    """Proposals that the gate refused or that could not be used."""
-    return tuple(
-        revision
-        for history in histories.values()
-        for revision in history
-        if revision.status in ("rejected", "failed")
-    )
 
 
 def refusal_kinds(revisions: Sequence[Revision]) -> list[tuple[str, int]]:
     """Reasons with figures as N, most frequent first; a revision may have several."""
     kinds = Counter(
-        re.sub(r"\d+(?:\.\d+)?", "N", reason.split("\n")[0])
+        re.sub(r"\d+(?:\.\d+)?", "N", reason.partition("\n")[0])
         for revision in revisions
         for reason in revision.reasons
     )
     return kinds.most_common()
 
 
-def _refused(histories: Histories, level: int) -> Html:
-    refused = refused_revisions(histories)
+def _refused(run: Run, level: int) -> Html:
+    histories = (run.revisions or {}).values()
+    refused = [r for history in histories for r in history if r.status in ("rejected", "failed")]
     if not refused:
         return EMPTY
-    kinds = [(reason, str(count)) for reason, count in refusal_kinds(refused)[:10]]
-    shown = refused[:NUM_REFUSALS_SHOWN]
+    kinds = [(reason, str(n)) for reason, n in refusal_kinds(refused)[:NUM_REASONS_SHOWN]]
     rows = [
-        (r.prompt_id, f"{r.phase}, round {r.round}", r.status, _why(r), _would(r)) for r in shown
+        (
+            r.prompt_id,
+            f"{r.phase}, round {r.round}",
+            "refused" if r.status == "rejected" else r.status,
+            "; ".join(r.reasons),
+            "; ".join(line for o in r.operations for line in operation_lines(o)),
+        )
+        for r in refused[:NUM_REFUSED_SHOWN]
     ]
-    more = "" if len(shown) == len(refused) else f", the first {len(shown)}"
+    head = ("prompt", "when", "outcome", "why", "what it would have done")
     return section(
         "Refused",
-        table(("reason", "proposals"), kinds, caption="Why proposals were refused", numbers=1),
-        folded(
-            f"{len(refused)} proposals{more}",
-            table(
-                ("prompt", "when", "status", "why", "it would have"),
-                rows,
-                caption="Refused and failed proposals",
-            ),
-        ),
+        table("Why", ("reason", "proposals"), kinds, numbers=1),
+        folded(f"{len(rows)} of {len(refused)} proposals", table("Proposals", head, rows)),
         level=level,
     )
-
-
-def _why(revision: Revision) -> str:
-    return "; ".join(revision.reasons) or "-"
-
-
-def _would(revision: Revision) -> str:
-    """The operations in words, as in `added Names a dose.`."""
-    words = [
-        f"{_OPERATIONS[o.op]} {' / '.join(c.text for c in o.criteria) or ', '.join(o.sources)}"
-        for o in revision.operations
-        if o.op != "keep"
-    ]
-    return "; ".join(words) or "-"

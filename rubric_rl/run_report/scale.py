@@ -56,18 +56,11 @@ def round_step(rough: float) -> float:
 
 
 def tick_words(value: float, ticks: Sequence[float]) -> str:
-    """With the decimals that tell the ticks apart; thousands as `12k`."""
-    step = ticks[1] - ticks[0] if len(ticks) > 1 else 1.0
-    largest = max(abs(tick) for tick in ticks)
-    for size, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if largest >= 10 * size or (largest >= size and step >= size / 10):
-            value, step = value / size, step / size
-            return f"{value:.{_decimals(step)}f}{suffix}" if value else "0"
-    return f"{value:.{_decimals(step)}f}" if value else "0"
-
-
-def _decimals(step: float) -> int:
-    return max(0, -math.floor(math.log10(step) + 1e-9))
+    """With the decimals that tell the ticks apart."""
+    if max(abs(tick) for tick in ticks) >= 1e6:
+        return f"{value:g}"
+    step = ticks[1] - ticks[0]
+    return f"{value:.{max(0, -math.floor(math.log10(step) + 1e-9))}f}" if value else "0"
 
 
 def number(value: float) -> str:

@@ -16,90 +16,50 @@ import yaml
 
 from rubric_rl.errors import DataError
 
-HIDDEN = "(hidden)"
-# A run's configuration names the variables that hold its keys, never the keys. Should
-# one have got in all the same, it is not passed on.
-_SECRET_KEY = re.compile(r"(api_key|auth_token|access_token|secret|password|authorization)$")
+_HIDDEN = "(hidden)"
+# A configuration names the variables that hold keys, never the keys. Should one have
+# got in all the same, it is not passed on.
+_SECRET = re.compile(r"(api_key|auth_token|access_token|secret|password|authorization)$")
 _USER_IN_URL = re.compile(r"(\w+://)[^/@\s]+@")
 _QUERY_IN_URL = re.compile(r"(\w+://[^\s?]+\?)\S+")
-
-Scalar = str | int | float | bool | None
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Dotted keys to values; a list is one value, in YAML's short form."""
+    """Dotted keys to values as YAML writes them; the items of a list are numbered from 0."""
 
-    values: Mapping[str, Scalar]
+    values: Mapping[str, str]
 
     def text(self, key: str) -> str | None:
-        """As it is shown; None if it isn't set."""
+        """None if it isn't there, or null."""
         value = self.values.get(key)
-        return None if value is None else shown(value)
+        return None if value == "null" else value
 
     def is_on(self, key: str) -> bool:
-        """Whether it is set and true."""
-        return self.values.get(key) is True
-
-    def number(self, key: str) -> float | None:
-        value = self.values.get(key)
-        return value if isinstance(value, int | float) else None
-
-
-def shown(value: Scalar) -> str:
-    """As YAML writes it."""
-    if value is None:
-        return "null"
-    return str(value).lower() if isinstance(value, bool) else str(value)
+        return self.text(key) == "true"
 
 
 def read_settings(path: Path) -> Settings:
-    """Read `config.yaml`.
-
-    Raises:
-        DataError: it can't be read or is not a mapping.
-    """
+    """Read `config.yaml`. Raises DataError: it can't be read or is not a mapping."""
     try:
         content = cast("object", yaml.safe_load(path.read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as err:
         raise DataError(f"configuration {str(path)!r} can't be read: {err}") from err
     if not isinstance(content, dict):
         raise DataError(f"configuration {str(path)!r} holds no keys: is it cut off?")
-    return Settings(dict(_flat(cast("dict[object, object]", content), "")))
+    return Settings(dict(_flat(cast("object", content), "")))
 
 
-def _flat(mapping: Mapping[object, object], prefix: str) -> Iterator[tuple[str, Scalar]]:
-    for name, value in mapping.items():
-        key = f"{prefix}{name}"
-        if isinstance(value, dict) and value:
-            yield from _flat(cast("dict[object, object]", value), f"{key}.")
-        elif _SECRET_KEY.search(key) and value is not None:
-            yield key, HIDDEN
-        elif isinstance(value, bool | int | float) or value is None:
-            yield key, value
-        else:
-            yield key, _without_secrets(_in_one_line(value))
-
-
-def _in_one_line(value: object) -> str:
-    if isinstance(value, str):
-        return value
-    return yaml.safe_dump(_hidden(value), default_flow_style=True, width=4096).strip()
-
-
-def _hidden(value: object) -> object:
-    """A list's or an empty mapping's value with every secret key of it hidden."""
-    if isinstance(value, list):
-        return [_hidden(item) for item in cast("list[object]", value)]
-    if isinstance(value, dict):
-        items = cast("dict[object, object]", value).items()
-        return {
-            key: HIDDEN if _SECRET_KEY.search(str(key)) and item is not None else _hidden(item)
-            for key, item in items
-        }
-    return value
-
-
-def _without_secrets(words: str) -> str:
-    """URLs without a user, a password and a query."""
-    return _QUERY_IN_URL.sub(rf"\1{HIDDEN}", _USER_IN_URL.sub(rf"\1{HIDDEN}@", words))
+def _flat(value: object, key: str) -> Iterator[tuple[str, str]]:
+    if value and isinstance(value, dict | list):
+        pairs = value.items() if isinstance(value, dict) else enumerate(value)
+        for name, item in cast("Iterator[tuple[object, object]]", pairs):
+            yield from _flat(item, f"{key}.{name}" if key else f"{name}")
+    elif value is None:
+        yield key, "null"
+    elif _SECRET.search(key):
+        yield key, _HIDDEN
+    else:
+        words = str(value).lower() if isinstance(value, bool) else str(value)
+        words = _USER_IN_URL.sub(rf"\1{_HIDDEN}@", words)
+        yield key, _QUERY_IN_URL.sub(rf"\1{_HIDDEN}", words)

@@ -81,13 +81,13 @@ svg .tick {{ fill: var(--dim); }}
 .whisker {{ stroke-width: 2; opacity: .5; }}
 .band {{ opacity: .18; }}
 {_CURVES}{_PHASES}
-.hit {{ fill: transparent; }}
-.tip {{ visibility: hidden; pointer-events: none; }}
-.tip rect {{ fill: var(--ground); stroke: var(--rule); }}
-.tip line {{ stroke: var(--dim); }}
-.at:hover .tip {{ visibility: visible; }}
-.met, ins {{ color: var(--good); }}
-.unmet, del {{ color: var(--bad); }}
+.readout > rect {{ fill: transparent; }}
+.readout > g {{ visibility: hidden; pointer-events: none; }}
+.readout:hover > g {{ visibility: visible; }}
+.readout g rect {{ fill: var(--ground); stroke: var(--rule); }}
+.readout .at {{ stroke: var(--dim); }}
+.good, ins {{ color: var(--good); }}
+.bad, del {{ color: var(--bad); }}
 ins, del {{ text-decoration-thickness: 1px; }}
 ins {{ background: var(--good-ground); text-decoration: none; }}
 del {{ background: var(--bad-ground); }}

@@ -9,11 +9,10 @@ import pytest
 
 from rubric_rl.errors import DataError
 from rubric_rl.run_report.comparison import differing_settings, first_last_peak
-from rubric_rl.run_report.examples import most_changed, verdict_changes
+from rubric_rl.run_report.examples import most_changed, paired
 from rubric_rl.run_report.read_run import labels, read_run, read_runs
 from rubric_rl.run_report.records import Point
-from rubric_rl.run_report.rubric_section import accepted_steps, refusal_kinds
-from rubric_rl.types import VerdictValue
+from rubric_rl.run_report.rubric_section import accepted_changes, refusal_kinds
 
 from .run_folders import MET, UNMET, criterion_row, decided, held_out_row, write_run
 
@@ -32,11 +31,10 @@ def folder(pristine: Path, tmp_path: Path) -> Path:
 def test_a_whole_run_is_read_without_a_note(folder: Path) -> None:
     run = read_run(folder, "run")
     assert run.notes == ()
-    assert (run.num_steps, run.refined_at) == (4, (2,))
+    assert run.refined_at == (2,)
     assert [line.step for line in run.steps] == [0, 1, 2, 3, 4]
     assert run.revisions is not None and list(run.revisions) == ["h1", "h2", "h3", "h4"]
-    (checkpoint,) = run.checkpoints
-    assert (checkpoint.step, checkpoint.problem, checkpoint.value) == (4, None, 0.5)
+    assert run.checkpoints == (("4", "eval/reward_mean 0.5000", "complete"),)
 
 
 def test_points_carry_their_intervals(folder: Path) -> None:
@@ -81,7 +79,7 @@ def test_a_half_written_last_line_is_left_out_and_noted(folder: Path) -> None:
     path = folder / "metrics.jsonl"
     path.write_bytes(path.read_bytes()[:-20])
     run = read_run(folder, "run")
-    assert run.num_steps == 3
+    assert run.steps[-1].step == 3
     assert "last line of metrics.jsonl is half written" in run.notes[0]
 
 
@@ -111,7 +109,7 @@ def test_other_damage_is_a_note_and_the_rest_is_read(folder: Path) -> None:
     told = "\n".join(run.notes)
     assert "eval_000004.jsonl, line 4" in told
     assert "The rubric store can't be read" in told and "environment.json" in told
-    assert run.num_steps == 4
+    assert run.steps[-1].step == 4
 
 
 def test_a_half_written_revision_is_passed_over(folder: Path) -> None:
@@ -163,7 +161,7 @@ def test_the_first_rubrics_decide_where_they_are_known() -> None:
     # Under the rubrics in force it fell, under those of the beginning it rose.
     before, after = held_out_row("p", 0, 0.5), held_out_row("p", 6, 0.3, anchor=0.75)
     (example,) = most_changed([before], [after])
-    assert (example.gain, example.is_anchored) == (0.25, True)
+    assert example.gain == 0.25
 
 
 def test_unscored_and_unpaired_samples_are_no_example() -> None:
@@ -172,47 +170,36 @@ def test_unscored_and_unpaired_samples_are_no_example() -> None:
     assert most_changed(before, after) == ()
 
 
-def test_verdicts_are_paired_by_id() -> None:
-    old = [criterion_row("a", UNMET, "names a doctor"), criterion_row("b", MET, "is short")]
-    new = [criterion_row("a", MET, "names a specialist"), criterion_row("c", UNMET, "says when")]
-    found = {
-        change.cid: (change.before_text, change.after_text, change.before, change.after)
-        for change in verdict_changes(old, new)
-    }
-    assert found == {
-        "a": ("names a doctor", "names a specialist", VerdictValue.UNMET, VerdictValue.MET),
-        "b": ("is short", None, VerdictValue.MET, None),
-        "c": (None, "says when", None, VerdictValue.UNMET),
-    }
+def test_criteria_are_paired_by_id() -> None:
+    a, b = criterion_row("a", UNMET, "names a doctor"), criterion_row("b", MET, "is short")
+    other_a, c = criterion_row("a", MET, "names a nurse"), criterion_row("c", UNMET, "says when")
+    assert paired([a, b], [other_a, c]) == ((a, other_a), (b, None), (None, c))
 
 
 # ----------------------------------------------------------------------------
 # Rubrics, comparison
 
 
-def test_a_step_of_a_rubric_knows_what_it_was_made_from(folder: Path) -> None:
+def test_a_change_of_a_rubric_knows_what_it_was_made_from(folder: Path) -> None:
     run = read_run(folder, "run")
     assert run.revisions is not None
-    (step,) = accepted_steps(run.revisions["h1"])
-    assert step.revision.version == 1
-    assert {cid: c.text.split(".")[0] for cid, c in step.parent.items()} == {
-        "c1": "Names a doctor",
-        "c2": "Names a dose",
-    }
-    assert accepted_steps(run.revisions["h2"]) == ()
+    ((revision, parent),) = accepted_changes(run.revisions["h1"])
+    assert revision.version == 1
+    assert [(cid, c.text[:12]) for cid, c in parent.items()] == [
+        ("c1", "Names a doct"),
+        ("c2", "Names a dose"),
+    ]
+    assert accepted_changes(run.revisions["h2"]) == []
 
 
 def test_refusals_are_counted_by_kind() -> None:
-    refused = [decided("h1", "rejected", "step 2", ""), decided("h2", "rejected", "step 2", "")]
-    assert refusal_kinds(refused) == [("N of N top pairs are tied, N were before ", 2)]
+    refused = [decided(f"h{n}", "step 2", "", f"{n} of 6 pairs are tied") for n in (1, 2)]
+    assert refusal_kinds(refused) == [("N of N pairs are tied", 2)]
 
 
 def test_peak_is_the_earliest_of_the_highest() -> None:
     points = [Point(step=s, value=v) for s, v in [(0, 0.1), (2, 0.7), (4, 0.7), (6, 0.3)]]
-    curve = first_last_peak(points)
-    assert curve is not None
-    assert (curve.first.step, curve.last.step, curve.peak.step) == (0, 6, 2)
-    assert first_last_peak([]) is None
+    assert first_last_peak(points) == ["0.100", "0.300", "+0.200", "0.700", "2", "0.400"]
 
 
 def test_settings_that_differ_are_found_also_where_one_is_missing(
