@@ -23,16 +23,14 @@ _MAX_CHARACTERS = 6000
 
 
 def examples_html(run: Run, *, level: int) -> Html:
-    """Examples, then the criteria that changed most; a sentence if there are none."""
+    """The examples, or a sentence if there are none."""
     title = "Most changed answers"
     if run.comparison is None:
         words = "Left out: it takes two held-out evaluations to compare."
         return section(title, note(words), level=level)
     examples = [_example(example, level + 1) for example in run.examples]
-    if not examples:
-        examples = [note("No held-out answer has another reward at the end than at the start.")]
-    criteria = section("Most changed criteria", _criteria(run), level=level)
-    return join([section(title, *examples, level=level), criteria])
+    none = note("No held-out answer has another reward at the end than at the start.")
+    return section(title, *(examples or [none]), level=level)
 
 
 def _example(example: ChangedExample, level: int) -> Html:
@@ -98,20 +96,3 @@ def _verdict(criterion: CriterionRow | None) -> Cell:
     is_known = criterion.verdict is not VerdictValue.UNKNOWN
     outcome = ("good" if is_good(criterion) else "bad") if is_known else "note"
     return Cell(element("span", text(criterion.verdict.value), class_=outcome))
-
-
-def _criteria(run: Run) -> Html:
-    assert run.comparison is not None
-    rows = [
-        (
-            f"{c.prompt_id} / {c.cid}",
-            Cell(element("div", text(c.text), class_="words")),
-            f"{c.change:+.0%}",
-            f"{c.good_before:.0%} to {c.good_after:.0%}",
-            f"{c.weight:g}",
-        )
-        for c in (*run.comparison.most_gained, *run.comparison.most_lost)
-    ]
-    head = ("prompt / id", "criterion", "change", "came out well", "weight")
-    title = "Criteria of both evaluations that came out well more or less often"
-    return table(title, head, rows, numbers=3) if rows else EMPTY

@@ -117,7 +117,12 @@ def _heavy_after(statement: str) -> str:
 
 @pytest.mark.parametrize(
     "module",
-    ["rubric_rl.controller.interfaces", "rubric_rl.config.compose", "rubric_rl.runtime.placement"],
+    [
+        "rubric_rl.controller.interfaces",
+        "rubric_rl.config.compose",
+        "rubric_rl.runtime.placement",
+        "rubric_rl.commands.report",
+    ],
 )
 def test_importing_the_light_modules_brings_in_no_engine(module: str) -> None:
     assert _heavy_after(f"import {module}") == "[]"
