@@ -191,6 +191,7 @@ def _readouts(x: Scale, lines: Sequence[Line]) -> list[Html]:
 
 def readout(at: float, from_px: float, to_px: float, words: Sequence[str]) -> Html:
     """A column of the drawing, and what is shown when the pointer is over it."""
+    words = [_shortened(line) for line in words]
     width = max(len(line) for line in words) * _CHARACTER_PX + 12
     fits = at + 8 + width <= RIGHT
     left = at + 8 if fits else max(0.0, at - 8 - width)
@@ -202,6 +203,11 @@ def readout(at: float, from_px: float, to_px: float, words: Sequence[str]) -> Ht
     tip = element("g", _rule(at, at, TOP, BOTTOM, "at"), element("rect", **box), *lines)
     band = {"x": from_px, "y": TOP, "width": max(to_px - from_px, 1.0), "height": BOTTOM - TOP}
     return element("g", element("rect", **band), tip, class_="readout")
+
+
+def _shortened(words: str) -> str:
+    """Its begin and its end, where the figures are, so that it fits into the drawing."""
+    return words if len(words) <= 52 else f"{words[:24]}...{words[-25:]}"
 
 
 def _with_interval(point: Point) -> str:

@@ -16,7 +16,7 @@ from rubric_rl.run_report.records import Run
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """One chart by its metrics; it is left out where they are all missing, or all zero."""
+    """One chart by its metrics; it is left out where they are all missing."""
 
     title: str
     unit: str
@@ -25,6 +25,8 @@ class Plot:
     note: str = ""
     zero: bool = field(default=True, kw_only=True)
     """The axis begins at 0."""
+    skip_zeros: bool = field(default=False, kw_only=True)
+    """Left out where all is zero too, as the requests to a model are if rules judge."""
 
 
 _BAND = "Bands: 95 % intervals over prompts."
@@ -72,9 +74,10 @@ JUDGE_CURVES = (
         "Requests to the judge",
         "a step",
         {"all": "judge/calls", "sent again": "judge/retries", "second ones": "judge/hedges"},
+        skip_zeros=True,
     ),
     Plot("Time to judge a sample", "s", {"mean": "judge/latency_s"}),
-    Plot("Cost of judging", "USD since the start", {"spent": "judge/spent_usd"}),
+    Plot("Cost of judging", "USD since the start", {"spent": "judge/spent_usd"}, skip_zeros=True),
 )
 
 
@@ -98,7 +101,8 @@ def plotted(plot: Plot, runs: Sequence[Run]) -> Chart | None:
         for series, (label, metric) in enumerate(plot.metrics.items())
         if (points := run.points(metric))
     ]
-    if not any(point.value for line in lines for point in line.points):
+    has_value = any(point.value for line in lines for point in line.points)
+    if not lines or (plot.skip_zeros and not has_value):
         return None
     return Chart(
         title=plot.title,

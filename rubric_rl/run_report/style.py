@@ -70,7 +70,7 @@ summary {{ cursor: pointer; padding: .15rem 0; }}
 figure {{ margin: 0; padding: .5rem; background: var(--panel); border-radius: 6px; min-width: 0;
   max-width: 34rem; }}
 figcaption, ul.legend, figure summary {{ font-size: 13px; }}
-figure > svg {{ display: block; width: 100%; height: auto; }}
+figure > svg {{ display: block; overflow: visible; width: 100%; height: auto; }}
 svg text {{ font: 11px system-ui, sans-serif; fill: var(--ink); }}
 svg .tick {{ fill: var(--dim); }}
 .middle {{ text-anchor: middle; }}

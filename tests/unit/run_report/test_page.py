@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -129,6 +130,16 @@ def test_the_headline_says_what_was_run_and_what_it_did(runs: dict[str, Path]) -
     assert "refined in 2 rounds a pass by the offline proposer" in text
     # 4 steps of 35 s, 3 evaluations of 12 s, a refinement of 5 s.
     assert "3.0 min in steps" in text
+
+
+def test_zeros_are_drawn_where_they_tell_something(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "r", num_steps=1, eval_every=0, refined_after=None)
+    path = folder / "metrics.jsonl"
+    zeros = re.sub(r'("(?:reward|judge)/\w+": )[\d.]+', r"\g<1>0", path.read_text(encoding="utf-8"))
+    path.write_text(zeros, encoding="utf-8")
+    text = page_of(folder).text
+    assert "Ties and saturation at the top" in text
+    assert "Requests to the judge" not in text and "Cost of judging" not in text
 
 
 def test_the_bottleneck_is_named(runs: dict[str, Path]) -> None:
