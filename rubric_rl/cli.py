@@ -82,6 +82,12 @@ def _checkpoints(argv: Sequence[str]) -> int:
     return command(argv)
 
 
+def _report(argv: Sequence[str]) -> int:
+    from rubric_rl.commands.report import main as command
+
+    return command(argv)
+
+
 _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": _train,
     "eval": _eval,
@@ -91,6 +97,7 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "theory": _theory,
     "tables": _tables,
     "checkpoints": _checkpoints,
+    "report": _report,
 }
 _HELP = (
     "train: run a training; judge: grade answers, compare judges; "
@@ -98,7 +105,8 @@ _HELP = (
     "rubrics: import, export, lint, show, build, log, diff, analyze; "
     "theory: Theorem 1, Figure 2, what a rubric will do; "
     "tables: the paper's tables and figures from records; "
-    "checkpoints: list, verify, export"
+    "checkpoints: list, verify, export; "
+    "report: one HTML file on a run, or on several compared"
 )
 
 _EXIT_USER_ERROR = 2

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from rubric_rl.commands.evaluate import main as evaluate
+from rubric_rl.commands.report import main as report
 from rubric_rl.config.compose import compose
 from rubric_rl.errors import DataError
 from rubric_rl.observability.metrics import markdown_table
@@ -42,6 +43,13 @@ def test_every_evaluation_is_understood(command: str, tmp_path: Path, monkeypatc
     # What it is told is right, so that the first fault is a file that isn't there.
     with pytest.raises(DataError, match=r"no such file|does not exist"):
         evaluate(words[1:])
+
+
+@pytest.mark.parametrize("command", commands("report"))
+def test_every_report_is_understood(command: str, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match="is not a folder"):
+        report(shlex.split(command, comments=True)[2:])
 
 
 def test_every_file_of_the_layout_exists():
