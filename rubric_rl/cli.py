@@ -70,6 +70,12 @@ def _eval(argv: Sequence[str]) -> int:
     return command(argv)
 
 
+def _lab(argv: Sequence[str]) -> int:
+    from rubric_rl.commands.lab import main as command
+
+    return command(argv)
+
+
 def _checkpoints(argv: Sequence[str]) -> int:
     from rubric_rl.commands.checkpoints import main as command
 
@@ -83,6 +89,7 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "judge": _judge,
     "rubrics": _rubrics,
     "theory": _theory,
+    "lab": _lab,
     "checkpoints": _checkpoints,
 }
 _HELP = (
@@ -90,6 +97,7 @@ _HELP = (
     "rollouts: collect answers; eval: win rate, tail accuracy, benchmarks; "
     "rubrics: import, export, lint, show, build, log, diff, analyze; "
     "theory: Theorem 1, Figure 2, what a rubric will do; "
+    "lab: do refined rubrics delay over-optimisation; "
     "checkpoints: list, verify, export"
 )
 

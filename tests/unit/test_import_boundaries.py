@@ -29,7 +29,8 @@ ALLOWED = {
     "refinement": FOUNDATION | SECOND,
     **dict.fromkeys(THIRD, FOUNDATION | SECOND | THIRD | {"refinement"}),
     "theory": {"errors"},
-    "plots": {"theory"},
+    "lab": FOUNDATION | SECOND | {"refinement"},
+    "plots": {"theory", "lab"},
     "evaluation": FOUNDATION | SECOND | {"judging", "refinement"},
     "controller": FOUNDATION | SECOND | {"refinement"},
     "runtime": FOUNDATION | SECOND | THIRD | {"controller", "refinement"},
@@ -38,7 +39,7 @@ ALLOWED = {
     | SECOND
     | THIRD
     | THEORY
-    | {"controller", "evaluation", "refinement", "runtime"},
+    | {"controller", "evaluation", "lab", "refinement", "runtime"},
     "cli": {"__init__", "errors", "train", "commands", "observability"},
 }
 # A criterion carries its rule, so the nouns need this one module.
