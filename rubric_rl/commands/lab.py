@@ -16,7 +16,7 @@ import io
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 
 from rubric_rl.commands.output_folder import OutputFolder
@@ -67,7 +67,7 @@ def main(argv: Sequence[str]) -> int:
     keep_setup(plan)
     _say(in_words(plan))
     try:
-        return _run(plan)
+        return run_lab(plan, prepare=prepare_policy, train=run_trainings)
     except KeyboardInterrupt:
         sys.stderr.write(f"stopped: {plan.out} has what is done; run it again\n")
         return _INTERRUPTED
@@ -112,15 +112,29 @@ def _seeds(text: str) -> tuple[int, ...]:
 # Stages
 
 
-def _run(plan: LabPlan) -> int:
+Prepare = Callable[[Path, PolicySettings], Path]
+Train = Callable[[LabPlan, Callable[[str], None]], Awaitable[None]]
+
+
+def run_lab(plan: LabPlan, *, prepare: Prepare, train: Train) -> int:
+    """All stages. Returns the exit code.
+
+    Args:
+        prepare: makes the policy, as `prepare_policy`.
+        train: completes the plan's runs, as `run_trainings`.
+    """
     with _timed(plan, "policy"):
-        prepare_policy(plan.model_dir, plan.policy)
+        prepare(plan.model_dir, plan.policy)
     with _timed(plan, "rubrics"):
         for run in plan.runs:
             build_proxy(plan, run, _quiet_build)
     with _timed(plan, "trainings"):
-        asyncio.run(run_trainings(plan, _say))
+        asyncio.run(_awaited(train(plan, _say)))
     return _report(plan)
+
+
+async def _awaited(trainings: Awaitable[None]) -> None:
+    await trainings
 
 
 def _quiet_build(arguments: Sequence[str]) -> int:
