@@ -3,7 +3,7 @@
     policy, pools -> `rubrics build` for each condition -> `train` against each proxy
         -> held-out answers scored with a hidden gold rubric -> report.md, CSV, plots
 
-The policy is a model of a million parameters that is trained here first. The same command goes
+The policy is a model of half a million parameters that is trained here first. The same command goes
 on where it stopped: a complete run isn't repeated, a stopped one resumes.
 """
 
@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import io
 import json
+import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -40,8 +41,8 @@ from rubric_rl.lab.report import (
 )
 from rubric_rl.lab.small_policy import PolicySettings, prepare_policy
 from rubric_rl.lab.trainings import run_trainings
-from rubric_rl.lab.writers import pool
 from rubric_rl.observability.atomic import write_text_atomic
+from rubric_rl.refinement.candidates import read_pool
 from rubric_rl.rubrics.rubric_set import RubricSet
 
 _INTERRUPTED = 130
@@ -66,6 +67,8 @@ def main(argv: Sequence[str]) -> int:
         return 0
     keep_setup(plan)
     _say(in_words(plan))
+    # A job's end reaches the trainings as Ctrl-C does: each leaves a checkpoint.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return run_lab(plan, prepare=prepare_policy, train=run_trainings)
     except KeyboardInterrupt:
@@ -170,7 +173,8 @@ def _report(plan: LabPlan) -> int:
 
 def _facts(plan: LabPlan) -> Facts:
     topics = {question.prompt_id: question.topic for question in questions()}
-    answers = [answer for seed in plan.seeds for answer in pool(seed)]
+    pools = [read_pool(plan.out / f"seed{seed}" / "pool.jsonl") for seed in plan.seeds]
+    answers = [answer for own in pools for some in own.by_prompt.values() for answer in some]
     scores = [gold_score(topics[answer.prompt_id], answer.text) for answer in answers]
     criteria: dict[str, list[int]] = {}
     for run in plan.runs:

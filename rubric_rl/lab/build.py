@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rubric_rl.lab.plan import CONDITION_SOURCES, INITIAL, LabPlan, RunPlan
-from rubric_rl.lab.prompts import write_prompts
+from rubric_rl.lab.prompts import questions, write_prompts
 from rubric_rl.lab.proxies import bank_lines, first_rubrics
 from rubric_rl.lab.writers import pool
 from rubric_rl.observability.atomic import write_text_atomic
@@ -24,7 +24,7 @@ def prepare_seed(plan: LabPlan, seed: int) -> Path:
     if not (folder / "pool.jsonl").is_file():
         write_prompts(first_rubrics(), folder / "first.jsonl")
         write_text_atomic(folder / "bank.jsonl", _lines(bank_lines(seed)))
-        answers = (candidate_line(candidate) for candidate in pool(seed))
+        answers = (candidate_line(candidate) for candidate in pool(seed, questions()))
         write_text_atomic(folder / "pool.jsonl", _lines(list(answers)))
     return folder
 

@@ -109,5 +109,6 @@ def _kl(path: Path, steps: Sequence[int]) -> FloatArray:
     by_step = {r["step"]: r["policy/kl_ref"] for r in records if "policy/kl_ref" in r}
     means = [0.0]
     for before, now in pairwise(steps):
-        means.append(float(np.mean([by_step[step] for step in range(before + 1, now + 1)])))
+        between = [by_step[s] for s in range(before + 1, now + 1) if s in by_step]
+        means.append(float(np.mean(between)))
     return np.array(means)

@@ -1,4 +1,4 @@
-"""The laboratory's policy: a Llama of a million parameters, trained here on mixed answers.
+"""The laboratory's policy: a Llama of half a million parameters, trained here on mixed answers.
 
 Its tokens are whole words, so that a few dozen of them are an answer, and a GRPO step takes
 a second on one core. It is a model directory like any other, chat template included.
@@ -39,13 +39,13 @@ class PolicySettings:
     """How the policy is made. Equal settings give an equal model."""
 
     hidden_size: int = 128
-    num_layers: int = 4
-    answers_per_question: int = 100
-    epochs: int = 2
+    num_layers: int = 2
+    answers_per_question: int = 60
+    epochs: int = 3
     batch_size: int = 64
     learning_rate: float = 3e-3
     seed: int = 0
-    threads: int = 2
+    threads: int = 1
 
 
 def prepare_policy(directory: Path, settings: PolicySettings) -> Path:
@@ -108,7 +108,7 @@ def _train_into(directory: Path, settings: PolicySettings) -> None:
         LlamaConfig(
             vocab_size=len(words),
             hidden_size=settings.hidden_size,
-            intermediate_size=3 * settings.hidden_size,
+            intermediate_size=2 * settings.hidden_size,
             num_hidden_layers=settings.num_layers,
             num_attention_heads=heads,
             num_key_value_heads=heads,

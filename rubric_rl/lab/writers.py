@@ -201,9 +201,9 @@ def _short_enough(topic: Topic, rng: random.Random) -> str:
             return text
 
 
-def pool(seed: int) -> list[Candidate]:
-    """All questions' answers, each question's in the reader's order, best first."""
-    return [candidate for question in questions() for candidate in _read(question, seed)]
+def pool(seed: int, asked: Sequence[Question]) -> list[Candidate]:
+    """Answers to all that is asked, each question's in the reader's order, best first."""
+    return [candidate for question in asked for candidate in _read(question, seed)]
 
 
 def _read(question: Question, seed: int) -> list[Candidate]:

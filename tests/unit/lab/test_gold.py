@@ -17,6 +17,7 @@ from rubric_rl.lab.proxies import bank_lines, first_rubric
 from rubric_rl.lab.small_policy import PolicySettings, vocabulary
 from rubric_rl.lab.topics import TOPICS
 from rubric_rl.lab.writers import FAIR, GOOD, GREAT, WEAK, pool, write_answer
+from rubric_rl.refinement.candidates import candidate_line
 from rubric_rl.rubrics.rubric_set import RubricSet
 
 SLEEP = questions()[0]
@@ -158,6 +159,8 @@ def test_a_pool_carries_answers_in_the_readers_order_and_no_scores(built: Path) 
     assert min(golds) < 0.65 and max(golds) > 0.9
 
 
-def test_pools_and_banks_differ_by_seed_and_repeat() -> None:
+def test_pools_and_banks_differ_by_seed_and_repeat(built: Path) -> None:
     assert bank_lines(1) == bank_lines(1) != bank_lines(2)
-    assert pool(1) != pool(2)
+    lines = (built / "seed0/pool.jsonl").read_text().splitlines()
+    assert lines == [candidate_line(c) for c in pool(0, questions()[:2])] + lines[2 * 48 :]
+    assert pool(0, questions()[:2]) != pool(1, questions()[:2])
