@@ -15,7 +15,7 @@ _STYLES: dict[str, tuple[str, str, str]] = {
     "good_pair": (ORANGE, "dashed", "s"),
     "great_pair": (GREEN, "dashdot", "^"),
     "great_pairs": (BLUE, "dotted", "D"),
-    "great_diverse_pairs": (VERMILION, (0, (5, 1)), "v"),  # pyright: ignore
+    "great_diverse_pairs": (VERMILION, "solid", "v"),
 }
 _LABELS = {"gold": "Gold reward (hidden)", "proxy": "Proxy reward (trained on)"}
 
@@ -23,14 +23,15 @@ _LABELS = {"gold": "Gold reward (hidden)", "proxy": "Proxy reward (trained on)"}
 def draw_curves(curves: Sequence[ConditionCurve]) -> Figure:
     """Gold at the left, each condition's own proxy at the right; bands are 95 % intervals."""
     with figure_style():
-        figure = Figure(figsize=(7.4, 3.6), layout="constrained")
+        figure = Figure(figsize=(7.4, 3.8), layout="constrained")
         axes = figure.subplots(1, 2)
         for ax, name, letter in zip(axes, ("gold", "proxy"), "ab", strict=True):
             for curve in curves:
                 _draw(ax, curve, name)
             ax.set_xlabel("GRPO step")
             ax.set_title(f"({letter}) {_LABELS[name]}")
-        axes[0].legend(loc="best")
+        handles, names = axes[0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside lower center", ncols=len(names))
     return figure
 
 
@@ -68,7 +69,7 @@ def _draw(ax: Axes, curve: ConditionCurve, name: str) -> None:
         label=curve.condition,
     )
     ax.fill_between(
-        curve.steps, curve.low[name], curve.high[name], color=colour, alpha=0.1, linewidth=0
+        curve.steps, curve.low[name], curve.high[name], color=colour, alpha=0.08, linewidth=0
     )
     if name == "gold" and curve.decline.onset is not None:
         onset = curve.decline.onset
