@@ -76,6 +76,12 @@ def _eval(argv: Sequence[str]) -> int:
     return command(argv)
 
 
+def _lab(argv: Sequence[str]) -> int:
+    from rubric_rl.commands.lab import main as command
+
+    return command(argv)
+
+
 def _checkpoints(argv: Sequence[str]) -> int:
     from rubric_rl.commands.checkpoints import main as command
 
@@ -96,6 +102,7 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "rubrics": _rubrics,
     "theory": _theory,
     "tables": _tables,
+    "lab": _lab,
     "checkpoints": _checkpoints,
     "report": _report,
 }
@@ -106,7 +113,8 @@ _HELP = (
     "theory: Theorem 1, Figure 2, what a rubric will do; "
     "tables: the paper's tables and figures from records; "
     "checkpoints: list, verify, export; "
-    "report: one HTML file on a run, or on several compared"
+    "report: one HTML file on a run, or on several compared; "
+    "lab: do refined rubrics delay over-optimisation"
 )
 
 _EXIT_USER_ERROR = 2

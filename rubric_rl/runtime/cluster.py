@@ -34,9 +34,14 @@ _ANSWER_TIMEOUT_S = 10.0
 def ray_cluster(config: ClusterConfig) -> Iterator[None]:
     """Join the cluster, or start one here, for the time of the block.
 
+    Within another such block its cluster is used, and stays when the inner one ends.
+
     Raises:
         ClusterError: nothing answers at the address, or Ray refuses.
     """
+    if ray.is_initialized():
+        yield
+        return
     # Ray reports usage over the network and prints a notice unless told not to.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Without this Ray warns that it will one day stop hiding GPUs from actors

@@ -29,7 +29,8 @@ ALLOWED = {
     "refinement": FOUNDATION | SECOND,
     **dict.fromkeys(THIRD, FOUNDATION | SECOND | THIRD | {"refinement"}),
     "theory": {"errors"},
-    "plots": {"theory", "evaluation"},
+    "lab": FOUNDATION | SECOND | {"refinement"},
+    "plots": {"theory", "evaluation", "lab"},
     "evaluation": FOUNDATION | SECOND | {"judging", "refinement"},
     "paper_tables": FOUNDATION | SECOND | {"evaluation", "judging", "refinement"},
     "controller": FOUNDATION | SECOND | {"refinement"},
@@ -40,7 +41,7 @@ ALLOWED = {
     | SECOND
     | THIRD
     | THEORY
-    | {"controller", "evaluation", "paper_tables", "refinement", "run_report", "runtime"},
+    | {"controller", "evaluation", "lab", "paper_tables", "refinement", "run_report", "runtime"},
     "cli": {"__init__", "errors", "train", "commands", "observability"},
 }
 # A criterion carries its rule, so the nouns need this one module. A run that ends by the

@@ -1,0 +1,37 @@
+"""A share of a laboratory's trainings, one after another in one process with one Ray.
+
+    python -m rubric_rl.commands.lab_runs '[["experiment=lab", "run.seed=0", ...], ...]'
+
+Each is what `rubric-rl train` does; Ray and the imports of this process are paid for once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+
+from rubric_rl.config.compose import compose
+from rubric_rl.errors import RubricRLError
+from rubric_rl.runtime.cluster import ray_cluster
+from rubric_rl.runtime.launch import run_training
+
+_EXIT_USER_ERROR = 2
+
+
+def main(argv: Sequence[str]) -> int:
+    """Train by each list of overrides; the exit code of the first that doesn't end well."""
+    try:
+        configs = [compose(overrides) for overrides in json.loads(argv[0])]
+        with ray_cluster(configs[0].cluster):
+            for config in configs:
+                if code := run_training(config):
+                    return code
+    except RubricRLError as err:
+        sys.stderr.write(f"error: {err}\n")
+        return _EXIT_USER_ERROR
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
