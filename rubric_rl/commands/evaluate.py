@@ -1,4 +1,4 @@
-"""`rubric-rl eval`: win rate, tail accuracy, HealthBench and PRBench, each in its module."""
+"""`rubric-rl eval`: win rate, tail accuracy, benchmarks and best of n, each in its module."""
 
 from __future__ import annotations
 
@@ -30,11 +30,18 @@ def _prbench(argv: Sequence[str]) -> int:
     return command("prbench", argv)
 
 
+def _best_of_n(argv: Sequence[str]) -> int:
+    from rubric_rl.commands.eval_best_of_n import main as command
+
+    return command(argv)
+
+
 _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "winrate": _winrate,
     "tail": _tail,
     "healthbench": _healthbench,
     "prbench": _prbench,
+    "best-of-n": _best_of_n,
 }
 
 
@@ -49,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
         "what",
         choices=sorted(_COMMANDS),
         help="winrate: a policy against an opponent; tail: does a rubric order the best answers; "
-        "healthbench, prbench: the benchmarks' own scores",
+        "healthbench, prbench: the benchmarks' own scores; best-of-n: the best answers by a reward",
     )
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
