@@ -99,7 +99,7 @@ def test_what_the_judge_could_not_grade_is_not_chosen(folder: Path, model_server
         row["rubric"]["criteria"] = [{"id": "c1", "text": "Is good.", "weight": 1}]
     write(folder / "prompts.jsonl", rows)
     model_server.fails = lambda body: "alpha beta" in json.dumps(body)
-    figures = run(folder, "--n", "3", *model_server.overrides[:1], *model_server.overrides[2:6])
+    figures = run(folder, "--n", "3", *model_server.overrides[:1], *model_server.overrides[2:7])
     assert figures["left_out"] == {"unscored answers": 2}
     assert all(
         c.text != "alpha beta"
