@@ -70,6 +70,18 @@ def _eval(argv: Sequence[str]) -> int:
     return command(argv)
 
 
+def _sft(argv: Sequence[str]) -> int:
+    from rubric_rl.commands.sft import main as command
+
+    return command(argv)
+
+
+def _reward_model(argv: Sequence[str]) -> int:
+    from rubric_rl.commands.reward_model import main as command
+
+    return command(argv)
+
+
 def _checkpoints(argv: Sequence[str]) -> int:
     from rubric_rl.commands.checkpoints import main as command
 
@@ -84,13 +96,16 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "rubrics": _rubrics,
     "theory": _theory,
     "checkpoints": _checkpoints,
+    "sft": _sft,
+    "reward-model": _reward_model,
 }
 _HELP = (
     "train: run a training; judge: grade answers, compare judges; "
     "rollouts: collect answers; eval: win rate, tail accuracy, benchmarks; "
     "rubrics: import, export, lint, show, build, log, diff, analyze; "
     "theory: Theorem 1, Figure 2, what a rubric will do; "
-    "checkpoints: list, verify, export"
+    "checkpoints: list, verify, export; "
+    "sft, reward-model: train the baselines"
 )
 
 _EXIT_USER_ERROR = 2
