@@ -82,6 +82,18 @@ def _lab(argv: Sequence[str]) -> int:
     return command(argv)
 
 
+def _sft(argv: Sequence[str]) -> int:
+    from rubric_rl.commands.sft import main as command
+
+    return command(argv)
+
+
+def _reward_model(argv: Sequence[str]) -> int:
+    from rubric_rl.commands.reward_model import main as command
+
+    return command(argv)
+
+
 def _checkpoints(argv: Sequence[str]) -> int:
     from rubric_rl.commands.checkpoints import main as command
 
@@ -105,6 +117,8 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "lab": _lab,
     "checkpoints": _checkpoints,
     "report": _report,
+    "sft": _sft,
+    "reward-model": _reward_model,
 }
 _HELP = (
     "train: run a training; judge: grade answers, compare judges; "
@@ -114,7 +128,8 @@ _HELP = (
     "tables: the paper's tables and figures from records; "
     "checkpoints: list, verify, export; "
     "report: one HTML file on a run, or on several compared; "
-    "lab: do refined rubrics delay over-optimisation"
+    "lab: do refined rubrics delay over-optimisation; "
+    "sft, reward-model: train the baselines"
 )
 
 _EXIT_USER_ERROR = 2

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 
 from rubric_rl.config.compose import compose, to_yaml
+from rubric_rl.errors import ConfigError
 
 _EPILOG = """\
 Overrides are Hydra's: GROUP=OPTION chooses a file of configs/GROUP, and
@@ -27,6 +28,7 @@ SECTION.KEY=VALUE sets any value of the configuration, e.g.
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code. Raises RubricRLError."""
     args = _parser().parse_intermixed_args(argv)
+    _refuse_other_commands(args.overrides)
     config = compose(args.overrides)
     if args.cfg:
         sys.stdout.write(to_yaml(config))
@@ -38,6 +40,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     from rubric_rl.runtime.launch import run_training
 
     return run_training(config)
+
+
+def _refuse_other_commands(overrides: Sequence[str]) -> None:
+    others = {"sft": "rubric-rl sft", "bradley_terry": "rubric-rl reward-model"}
+    for override in overrides:
+        section = override.lstrip("+~").split("=")[0].split(".")[0]
+        if section in others:
+            raise ConfigError(
+                f"override {override!r} has no effect on `rubric-rl train`: it is for "
+                f"`{others[section]}`"
+            )
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -21,7 +21,7 @@ Polarity = Literal[1, -1]
 CriterionKind = Literal["normal", "essential", "veto"]
 LineageOp = Literal["add", "rewrite", "split", "merge", "keep"]
 FinishReason = Literal["stop", "length"]
-JudgeMode = Literal["all", "chunk", "each"]
+JudgeMode = Literal["all", "chunk", "each", "likert"]
 JudgeContract = Literal["structured_outputs", "json_object", "text"]
 
 
@@ -179,6 +179,8 @@ class VerdictValue(enum.StrEnum):
 
     MET = "met"
     UNMET = "unmet"
+    GRADED = "graded"
+    """Neither: the answer as a whole has a grade; see `rubrics.whole_answer`."""
     UNKNOWN = "unknown"
 
 
@@ -202,12 +204,15 @@ class FailureCause(enum.StrEnum):
     BUDGET = "budget"
     """The call would have cost more than the run may spend."""
     RULE_TIMEOUT = "rule_timeout"
+    REWARD_MODEL = "reward_model"
+    """The reward model could not be run on the answer, or gave no finite number."""
     WORKER_DIED = "worker_died"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """The judge's answer on one criterion; `cause` is set exactly when it is UNKNOWN."""
+    """The judge's answer on one criterion; `cause` is set exactly when it is UNKNOWN, and `grade`
+    when it is GRADED."""
 
     cid: str
     value: VerdictValue
@@ -219,9 +224,12 @@ class Verdict:
     """Single verdicts that this one was decided by; empty when there was one call only."""
     cached: bool = False
     """Given earlier on the same criterion and answer, and read from the cache."""
+    grade: float | None = None
+    """Of the answer as a whole: in [0, 1] from a chat model, any number from a reward model."""
 
     def __post_init__(self) -> None:
         assert (self.value is VerdictValue.UNKNOWN) == (self.cause is not None)
+        assert (self.value is VerdictValue.GRADED) == (self.grade is not None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -133,13 +133,18 @@ ADVANTAGES: Mapping[AdvantageName, Callable[[Sequence[Group]], list[list[float]]
 
 
 def outcomes_G(criterion: Criterion, samples: Sequence[JudgedSample]) -> list[float | None]:
-    """Of each sample, 1 if the criterion came out well, 0 if not, None if it is UNKNOWN."""
+    """Of each sample, 1 if the criterion came out well, 0 if not, its grade if it is GRADED, None
+    if it is UNKNOWN."""
     verdicts = [
-        next(v.value for v in sample.judgement.verdicts if v.cid == criterion.cid)
-        for sample in samples
+        next(v for v in sample.judgement.verdicts if v.cid == criterion.cid) for sample in samples
     ]
     good = VerdictValue.MET if criterion.polarity == 1 else VerdictValue.UNMET
-    return [None if v is VerdictValue.UNKNOWN else float(v is good) for v in verdicts]
+    return [
+        None
+        if v.value is VerdictValue.UNKNOWN
+        else (float(v.value is good) if v.grade is None else v.grade)
+        for v in verdicts
+    ]
 
 
 def _weighted_criteria(group: Group) -> list[float]:

@@ -63,6 +63,11 @@ def main(name: str, argv: Sequence[str], create: CreateEngine = create_engine) -
     check_writable(args.out)
     labels = parse_labels(args.label)
     config = judge_config(args.overrides, what="an evaluation")
+    if config.judge.grades_whole_answers:
+        raise ConfigError(
+            f"{name} is scored by its rubrics, and this judge grades answers as a whole: choose "
+            "judge.llm.mode=each, and no judge.reward_model"
+        )
     prompts = prompts_with_rubrics(args.rubrics, args.format)
     try:
         rows = _graded_rows(args, config, prompts, create)

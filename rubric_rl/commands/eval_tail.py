@@ -154,8 +154,10 @@ def _job(args: argparse.Namespace) -> _Job:
     pairs = _pairs(args)
     truth = _truth(args.truth, config)
     num_gradings = args.gradings
-    if all(c.rule is not None for p in pairs for c in _rubric(prompts, p).criteria):
-        # Rules give the same verdicts every time.
+    by_rules = all(c.rule is not None for p in pairs for c in _rubric(prompts, p).criteria)
+    whole = config.judge.grades_whole_answers
+    if config.judge.reward_model is not None or (by_rules and not whole):
+        # Rules give the same verdicts every time, and so does a reward model.
         num_gradings = 1
     return _Job(
         pairs=tuple(pairs),

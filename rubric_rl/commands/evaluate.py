@@ -1,4 +1,4 @@
-"""`rubric-rl eval`: win rate, tail accuracy, benchmarks and over-optimisation, each a module."""
+"""`rubric-rl eval`: each kind of evaluation in its module."""
 
 from __future__ import annotations
 
@@ -36,12 +36,19 @@ def _overopt(argv: Sequence[str]) -> int:
     return command(argv)
 
 
+def _best_of_n(argv: Sequence[str]) -> int:
+    from rubric_rl.commands.eval_best_of_n import main as command
+
+    return command(argv)
+
+
 _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "winrate": _winrate,
     "tail": _tail,
     "healthbench": _healthbench,
     "prbench": _prbench,
     "overopt": _overopt,
+    "best-of-n": _best_of_n,
 }
 
 
@@ -56,7 +63,8 @@ def main(argv: Sequence[str]) -> int:
         "what",
         choices=sorted(_COMMANDS),
         help="winrate: a policy against an opponent; tail: does a rubric order the best answers; "
-        "healthbench, prbench: the benchmarks' own scores; overopt: when runs over-optimise",
+        "healthbench, prbench: the benchmarks' own scores; overopt: when runs over-optimise; "
+        "best-of-n: the best answers by a reward",
     )
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)

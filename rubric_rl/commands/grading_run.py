@@ -11,7 +11,7 @@ import secrets
 import sys
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, ExitStack, aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TextIO
 
@@ -20,14 +20,15 @@ from rubric_rl.commands.judge_stops import RecentFailures, with_what_is_left
 from rubric_rl.config.judge import JudgeConfig, LlmJudgeConfig
 from rubric_rl.config.schema import Config, RubricsConfig
 from rubric_rl.errors import BudgetExhaustedError, JudgeFailureError
-from rubric_rl.judging.assembly import own_judge
+from rubric_rl.judging.assembly import judge_templates, own_judge
 from rubric_rl.judging.cache import VerdictCache
 from rubric_rl.judging.endpoint import JudgeIdentity, check_judge, check_price
 from rubric_rl.judging.graded_rows import GradedFile, GradedRow
-from rubric_rl.judging.grading import Answer, content_hash, grade
+from rubric_rl.judging.grading import Answer, content_hash, grade, reward_model_hash
 from rubric_rl.judging.judge import check_rubrics
 from rubric_rl.judging.model_table import prices_of
 from rubric_rl.judging.templates import JudgeTemplates
+from rubric_rl.rubrics.whole_answer import whole_answer_rubric
 from rubric_rl.types import FailureCause
 
 
@@ -60,10 +61,14 @@ def grading_job(
 ) -> GradingJob:
     """Check that each criterion has a judge, and each limit of money a price.
 
+    Where answers are graded as a whole, their rubrics are set aside.
+
     Raises ConfigError.
     """
     judge = config.judge
-    check_rubrics((answer.rubric for answer in answers), has_llm=judge.llm is not None)
+    if judge.grades_whole_answers:
+        answers = [replace(a, rubric=whole_answer_rubric(a.record.prompt_id)) for a in answers]
+    check_rubrics((answer.rubric for answer in answers), has_llm=not judge.needs_rules)
     if all(c.rule is not None for answer in answers for c in answer.rubric.criteria):
         judge = judge.model_copy(update={"llm": None})
     if judge.llm is not None:
@@ -72,7 +77,7 @@ def grading_job(
         answers=tuple(answers),
         judge=judge,
         rubrics=config.rubrics,
-        templates=JudgeTemplates.load(None if judge.llm is None else judge.llm.template_dir),
+        templates=judge_templates(judge),
         out=out,
         retry_unknown=retry_unknown,
         spent_elsewhere_usd=spent_elsewhere_usd,
@@ -116,7 +121,10 @@ async def run_grading(job: GradingJob, closing: TextIO) -> list[GradedRow]:
 
 
 def _digest(answer: Answer, job: GradingJob, identity: JudgeIdentity | None) -> str:
-    return content_hash(answer, job.llm, identity, job.templates.template_hash, job.rubrics)
+    template_hash = job.templates.template_hash
+    if job.judge.reward_model is not None:
+        return reward_model_hash(answer, template_hash)
+    return content_hash(answer, job.llm, identity, template_hash, job.rubrics)
 
 
 def _is_done(row: GradedRow | None, digest: str, job: GradingJob) -> bool:

@@ -137,6 +137,11 @@ def _job(args: argparse.Namespace) -> _Job:
                 "judge, rubrics, refinement and condition: leave it out"
             )
     config = compose([*args.overrides, "run.dir=unused"])
+    if config.judge.grades_whole_answers:
+        raise ConfigError(
+            "this judge grades answers as a whole and uses no rubric: choose judge.llm.mode=all, "
+            "chunk or each, and no judge.reward_model"
+        )
     if config.refinement.proposer.kind == "llm" and config.judge.llm is None:
         raise ConfigError(NEEDS_JUDGE)
     proposer = config.refinement.proposer
@@ -331,7 +336,7 @@ async def _judge(job: _Job, budget: OwnBudget) -> AsyncIterator[RubricJudge]:
                 identity,
                 account=ACCOUNT,
                 cache=cache,
-                templates=JudgeTemplates.load(None if llm is None else llm.template_dir),
+                templates=JudgeTemplates.of(llm),
                 budget=budget,
             )
         )

@@ -172,8 +172,13 @@ def _gold_values(path: Path, prompts: Mapping[str, LoadedPrompt] | None) -> list
 
 def _with_a_judge(config: Config, pool: PoolAnswers) -> Config:
     """The configuration, without an LLM where rules decide all. Raises ConfigError."""
-    rubrics = [pool.prompts[prompt_id].rubric for prompt_id in pool.by_prompt]
     judge = config.judge
+    if judge.grades_whole_answers:
+        raise ConfigError(
+            "an estimate is about rubrics, and this judge grades answers as a whole: grade them "
+            "with `rubric-rl judge`, and give that file"
+        )
+    rubrics = [pool.prompts[prompt_id].rubric for prompt_id in pool.by_prompt]
     check_rubrics(rubrics, has_llm=judge.llm is not None)
     if all(c.rule is not None for rubric in rubrics for c in rubric.criteria):
         judge = judge.model_copy(update={"llm": None})

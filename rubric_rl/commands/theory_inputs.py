@@ -93,6 +93,15 @@ def graded_values(path: Path) -> list[Valued]:
     ]
 
 
+def by_answer(valued: Sequence[Valued]) -> dict[AnswerKey, float]:
+    """The value of each answer that has one; the mean where it has several."""
+    found: dict[AnswerKey, list[float]] = {}
+    for one in valued:
+        if one.value is not None:
+            found.setdefault(one.key, []).append(one.value)
+    return {key: fmean(values) for key, values in found.items()}
+
+
 def pool_answers(path: Path, prompts: Mapping[str, LoadedPrompt] | None) -> PoolAnswers:
     """A pool's answers to the prompts of --rubrics.
 
@@ -124,10 +133,7 @@ def join(proxy: Sequence[Valued], gold: Sequence[Valued], left_out: Mapping[str,
 
     Raises DataError if no prompt has answers enough with both.
     """
-    known: dict[AnswerKey, list[float]] = {}
-    for answer in gold:
-        if answer.value is not None:
-            known.setdefault(answer.key, []).append(answer.value)
+    known = by_answer(gold)
     counts = Counter(left_out)
     pairs: dict[str, list[tuple[float, float]]] = {}
     for answer in proxy:
@@ -136,7 +142,7 @@ def join(proxy: Sequence[Valued], gold: Sequence[Valued], left_out: Mapping[str,
         elif answer.key not in known:
             counts["without a gold value"] += 1
         else:
-            pair = (round(answer.value, _DIGITS), round(fmean(known[answer.key]), _DIGITS))
+            pair = (round(answer.value, _DIGITS), round(known[answer.key], _DIGITS))
             pairs.setdefault(answer.key[0], []).append(pair)
     for name in [name for name, own in pairs.items() if len(own) < MIN_ANSWERS]:
         counts[f"prompt with fewer than {MIN_ANSWERS} answers"] += len(pairs.pop(name))

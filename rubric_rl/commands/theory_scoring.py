@@ -75,7 +75,7 @@ async def _judge(judge: JudgeConfig, cache_dir: Path) -> AsyncGenerator[RubricJu
                 identity,
                 account=f"theory-{secrets.token_hex(8)}",
                 cache=cache,
-                templates=JudgeTemplates.load(None if llm is None else llm.template_dir),
+                templates=JudgeTemplates.of(llm),
             )
         )
 

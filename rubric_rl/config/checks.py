@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from rubric_rl.config.gold import gold_problems
+from rubric_rl.config.judge_checks import JUDGE_RULES
 
 if TYPE_CHECKING:  # the schema imports this module
     from rubric_rl.config.schema import Config
@@ -294,46 +295,6 @@ def _best_metric(config: Config) -> Iterator[str]:
         )
 
 
-def _judge_backend(config: Config) -> Iterator[str]:
-    llm = config.judge.llm
-    if llm is None:
-        return
-    if llm.backend == "openai" and llm.base_url is None:
-        yield (
-            "judge.llm.backend='openai' needs judge.llm.base_url: give an address like "
-            "http://localhost:8000/v1"
-        )
-    if llm.backend != "openai" and llm.extra_endpoints:
-        yield f"judge.llm.extra_endpoints is of no use with judge.llm.backend={llm.backend!r}"
-    if llm.backend == "vllm" and llm.base_url is not None:
-        yield (
-            "judge.llm.backend='vllm' starts servers of its own but judge.llm.base_url is set: "
-            "set judge.llm.base_url=null, or judge.llm.backend=openai for a server that runs"
-        )
-    size = llm.hosted.tensor_parallel_size
-    if llm.backend == "vllm" and config.cluster.device == "cpu" and size > 1:
-        yield (
-            f"judge.llm.hosted.tensor_parallel_size={size} needs GPUs: on cluster.device=cpu use "
-            "judge.llm.hosted.num_engines"
-        )
-
-
-def _judge_votes(config: Config) -> Iterator[str]:
-    llm = config.judge.llm
-    if llm is None:
-        return
-    if not llm.votes / 2 < llm.majority <= llm.votes:
-        yield (
-            f"judge.llm.votes_to_decide={llm.votes_to_decide} of judge.llm.votes={llm.votes}: want "
-            "more than half of the votes and at most all of them"
-        )
-    if llm.votes > 1 and llm.temperature == 0:
-        yield (
-            f"judge.llm.votes={llm.votes} with judge.llm.temperature=0 asks the same question for "
-            "the same answer: set a temperature, or votes=1"
-        )
-
-
 _RULES: tuple[Callable[[Config], Iterator[str]], ...] = (
     _transport,
     _tensor_parallel,
@@ -351,6 +312,5 @@ _RULES: tuple[Callable[[Config], Iterator[str]], ...] = (
     _packaged_bank,
     _best_metric,
     gold_problems,
-    _judge_backend,
-    _judge_votes,
+    *JUDGE_RULES,
 )

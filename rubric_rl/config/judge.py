@@ -97,7 +97,8 @@ class LlmJudgeConfig(Section):
     """Model that replies must name; None takes what the endpoints name at the start. A reply
     of any other model is no verdict."""
     mode: JudgeMode = "all"
-    """Criteria in one call: all of a sample, `chunk_size` of them, or one."""
+    """Criteria in one call: all of a sample, `chunk_size` of them, or one. `likert` asks for no
+    criterion but for one grade of the whole answer, from 1 to 10; the reward is (grade - 1) / 9."""
     chunk_size: PositiveInt = 4
     """Criteria in one call in mode `chunk`."""
     contract: Literal["auto", "structured_outputs", "json_object", "text"] = "auto"
@@ -161,6 +162,24 @@ class LlmJudgeConfig(Section):
         return self.votes_to_decide or self.votes // 2 + 1
 
 
+class RewardModelConfig(Section):
+    """A model that gives each answer a number, instead of rubrics and an LLM judge."""
+
+    path: NonEmptyStr
+    """Hugging Face directory of a sequence classifier with one output and a chat template, as
+    `rubric-rl reward-model` exports it."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Compute type."""
+    max_tokens: PositiveInt = 8192
+    """Longest conversation and answer together; a longer one is unscored."""
+    batch_tokens: PositiveInt = 16384
+    """Padded tokens that go through the model at once."""
+    num_threads: PositiveInt = 1
+    """CPU threads of each judge worker that hosts it."""
+    trust_remote_code: bool = False
+    """Run the model directory's own code."""
+
+
 class JudgeBudgetConfig(Section):
     """What all judge requests together may take, over all workers and runs on the cluster."""
 
@@ -210,9 +229,21 @@ class JudgeConfig(Section):
     """Samples that one worker judges at once."""
     llm: LlmJudgeConfig | None = None
     """None: every criterion must carry a rule."""
+    reward_model: RewardModelConfig | None = None
+    """Each judge worker hosts it, on GPU on a device of its own; the rubrics are not used."""
     budget: JudgeBudgetConfig = JudgeBudgetConfig()
     """Concurrency, rates and money."""
     health: JudgeHealthConfig = JudgeHealthConfig()
     """Circuit breaker and hedges."""
     cache: JudgeCacheConfig = JudgeCacheConfig()
     """Verdict cache."""
+
+    @property
+    def grades_whole_answers(self) -> bool:
+        """One grade of each answer, whatever its prompt's rubric says."""
+        return self.reward_model is not None or (self.llm is not None and self.llm.mode == "likert")
+
+    @property
+    def needs_rules(self) -> bool:
+        """Nobody is there who could judge a criterion without a rule."""
+        return self.llm is None and self.reward_model is None

@@ -40,7 +40,9 @@ class LearnerConfig(Section):
     learning_rate: PositiveFloat = 1e-5
     """AdamW's rate after the warm-up."""
     warmup_frac: Fraction = 0.1
-    """Share of all steps over which the rate rises linearly; constant afterwards."""
+    """Share of all steps over which the rate rises linearly."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """The rate after the warm-up: it stays, or falls along half a cosine to 0 at the last step."""
     weight_decay: float = Field(default=0.0, ge=0)
     """AdamW's decay of weight matrices (not of norms and biases), decoupled from the gradient."""
     adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9

@@ -13,6 +13,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from rubric_rl.config.algorithm import AlgorithmConfig
+from rubric_rl.config.baselines import BradleyTerryConfig, SftConfig
 from rubric_rl.config.checks import cross_section_problems
 from rubric_rl.config.gold import GoldConfig
 from rubric_rl.config.judge import JudgeConfig
@@ -216,6 +217,10 @@ class Config(Section):
     """Prompts with their rubrics."""
     gold: GoldConfig = GoldConfig()
     """What held-out answers are also measured by, and never trained on."""
+    sft: SftConfig = SftConfig()
+    """Supervised fine-tuning: `rubric-rl sft`."""
+    bradley_terry: BradleyTerryConfig = BradleyTerryConfig()
+    """A reward model: `rubric-rl reward-model`."""
     cluster: ClusterConfig
     """Ray and placement."""
     logging: LoggingConfig

@@ -111,7 +111,8 @@ def _stats(
     step: int,
     phase: Phase,
 ) -> CriterionStats:
-    met = [v.value is VerdictValue.MET for v in verdicts if v.value is not VerdictValue.UNKNOWN]
+    judged = (VerdictValue.MET, VerdictValue.UNMET)
+    met = [v.value is VerdictValue.MET for v in verdicts if v.value in judged]
     pass_rate = statistics.fmean(met) if met else None
     return CriterionStats(
         step=step,
@@ -120,7 +121,7 @@ def _stats(
         cid=criterion.cid,
         rubric_version=group.rubric_version,
         num_verdicts=len(verdicts),
-        num_unknown=len(verdicts) - len(met),
+        num_unknown=sum(v.value is VerdictValue.UNKNOWN for v in verdicts),
         num_cached=sum(verdict.cached for verdict in verdicts),
         unknown_causes=_causes(verdicts),
         pass_rate=pass_rate,

@@ -51,7 +51,11 @@ _NOT_IDENTITY = (
 def identity(config: Config) -> dict[str, JsonValue]:
     """The settings that decide what a run computes, by dotted key, as JSON values."""
     values = config.model_dump(mode="json")
-    sections = {name: values[name] for name in _IDENTITY_SECTIONS}
+    names = [*_IDENTITY_SECTIONS]
+    # Of the baselines only what is trained: a run on rubrics has nothing of them.
+    names += ["sft"] if config.sft.path is not None else []
+    names += ["bradley_terry"] if config.bradley_terry.path is not None else []
+    sections = {name: values[name] for name in names}
     run = {key: values["run"][key] for key in _IDENTITY_RUN_KEYS}
     # Left out where there is none: runs of versions without it go on.
     gold = {"gold": values["gold"]} if config.gold.enabled else {}

@@ -13,6 +13,7 @@ from rubric_rl.controller.interfaces import JudgePoolStatus
 from rubric_rl.controller.judging_tally import JudgingTally
 from rubric_rl.observability.records import CriterionStats, SampleRow, sample_row
 from rubric_rl.rubrics.rubric_set import RubricSet
+from rubric_rl.rubrics.whole_answer import REWARD_MODEL_MODE
 from rubric_rl.types import (
     FailureCause,
     Group,
@@ -52,7 +53,7 @@ def step_metrics(
     """
     return {
         **_reward_metrics(groups.scored_groups),
-        "reward/saturated_frac": _saturated_frac(groups.scored_groups, saturation),
+        **_saturation_metrics(groups.scored_groups, saturation),
         **_judging_metrics(groups.samples),
         **_usage_metrics(groups.samples, rubrics),
         **criterion_metrics(criteria),
@@ -113,8 +114,12 @@ def top_tie_frac(groups: Sequence[Group]) -> float:
     return statistics.fmean(tied)
 
 
-def _saturated_frac(groups: Sequence[Group], saturation: float) -> float:
-    return statistics.fmean(max(group.rewards_G) >= saturation for group in groups)
+def _saturation_metrics(groups: Sequence[Group], saturation: float) -> dict[str, float]:
+    """None of a reward model, whose rewards have no upper end."""
+    if any(s.judgement.mode == REWARD_MODEL_MODE for group in groups for s in group.scored):
+        return {}
+    saturated = statistics.fmean(max(group.rewards_G) >= saturation for group in groups)
+    return {"reward/saturated_frac": saturated}
 
 
 def _judging_metrics(samples: Sequence[JudgedSample]) -> dict[str, float]:

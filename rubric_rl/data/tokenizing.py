@@ -19,6 +19,8 @@ class PolicyTokenizer:
 
     tokenize: Callable[[PromptRecord], list[int]]
     """Token ids of the chat-templated prompt, generation prompt included."""
+    tokenize_answer: Callable[[str], list[int]]
+    """Token ids of an answer to it with the token that ends the turn, as a policy writes them."""
     stop_token_ids: tuple[int, ...]
     """End of sequence, and the end of a turn in the chat template where that is another."""
 
@@ -85,8 +87,17 @@ def load_tokenizer(model_path: str, config: ModelConfig) -> PolicyTokenizer:
         text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
         return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    stops = {tokenizer.eos_token_id, *_end_of_turn(tokenizer)}
-    return PolicyTokenizer(tokenize=tokenize, stop_token_ids=tuple(sorted(stops)))
+    end_of_turn = _end_of_turn(tokenizer) or [tokenizer.eos_token_id]
+
+    def tokenize_answer(text: str) -> list[int]:
+        return [*tokenizer(text, add_special_tokens=False)["input_ids"], *end_of_turn]
+
+    stops = {tokenizer.eos_token_id, *end_of_turn}
+    return PolicyTokenizer(
+        tokenize=tokenize,
+        tokenize_answer=tokenize_answer,
+        stop_token_ids=tuple(sorted(stops)),
+    )
 
 
 def _end_of_turn(tokenizer: Any) -> list[int]:

@@ -16,7 +16,14 @@ from dataclasses import dataclass, field, replace
 from rubric_rl.config.judge import LlmJudgeConfig
 from rubric_rl.judging.chat import Caller, CallResult, ChatRequest
 from rubric_rl.judging.probability import met_probabilities
-from rubric_rl.judging.reply import ParsedReply, all_unknown, parse_reply, reply_schema
+from rubric_rl.judging.reply import (
+    LIKERT,
+    MET_OR_UNMET,
+    ParsedReply,
+    all_unknown,
+    parse_reply,
+    reply_schema,
+)
 from rubric_rl.judging.templates import JudgeTemplates
 from rubric_rl.types import (
     Criterion,
@@ -59,7 +66,7 @@ class LlmJudge:
 
     @property
     def mode(self) -> str:
-        """As a judgement names it: `all`, `chunk:4` or `each`."""
+        """As a judgement names it: `all`, `chunk:4`, `each` or `likert`."""
         size = f":{self.config.chunk_size}" if self.config.mode == "chunk" else ""
         return f"{self.config.mode}{size}"
 
@@ -96,6 +103,7 @@ class Asker:
         self._request = request
         self._tally = tally
         self._new_nonce = new_nonce
+        self._choices = LIKERT if llm.config.mode == "likert" else MET_OR_UNMET
 
     async def poll(self, criteria: Sequence[Criterion]) -> dict[str, Verdict]:
         """One verdict on each criterion; UNKNOWN where the model gave none in `max_asks` asks."""
@@ -112,7 +120,7 @@ class Asker:
 
     def _portions(self, criteria: Sequence[Criterion]) -> list[Sequence[Criterion]]:
         config = self._llm.config
-        size = {"all": len(criteria), "chunk": config.chunk_size, "each": 1}[config.mode]
+        size = {"chunk": config.chunk_size, "each": 1}.get(config.mode, len(criteria))
         return [criteria[start : start + size] for start in range(0, len(criteria), size)]
 
     async def _ask(self, criteria: Sequence[Criterion]) -> dict[str, Verdict]:
@@ -137,7 +145,7 @@ class Asker:
                 reference=record.reference if config.show_reference else None,
             ),
             contract=contract,
-            schema=reply_schema([c.cid for c in criteria]) if structured else None,
+            schema=reply_schema([c.cid for c in criteria], self._choices) if structured else None,
             max_tokens=config.max_reply_tokens,
             logprobs=config.logprobs,
         )
@@ -154,7 +162,9 @@ class Asker:
         reply = result.reply
 
         def read(text: str) -> ParsedReply:
-            return parse_reply(text, reply.finish_reason, cids, nonce, self._llm.contract)
+            return parse_reply(
+                text, reply.finish_reason, cids, nonce, self._llm.contract, self._choices
+            )
 
         parsed = read(reply.text)
         verdicts = dict(parsed.verdicts)

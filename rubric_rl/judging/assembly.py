@@ -11,6 +11,8 @@ import secrets
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Literal
 
 from rubric_rl.config.judge import JudgeConfig
 from rubric_rl.judging.asking import LlmJudge
@@ -25,6 +27,7 @@ from rubric_rl.judging.leases import Dispatcher
 from rubric_rl.judging.limits import Account
 from rubric_rl.judging.litellm_client import build_clients
 from rubric_rl.judging.model_table import prices_of
+from rubric_rl.judging.reward_model import RewardModelJudge, check_reward_model
 from rubric_rl.judging.templates import JudgeTemplates
 
 # An attempt ends by itself after judge.llm.timeout_s; a lease without an outcome lasts this longer.
@@ -65,6 +68,24 @@ class OwnBudget:
         return self._dispatchers[key]
 
 
+def judge_templates(config: JudgeConfig) -> JudgeTemplates:
+    """The texts that the judge is asked with. For a reward model, which is asked in no words,
+    their hash is its fingerprint: all workers must have the same one.
+
+    Raises ConfigError and ModelError.
+    """
+    templates = JudgeTemplates.of(config.llm)
+    if config.reward_model is None:
+        return templates
+    return replace(templates, template_hash=check_reward_model(config.reward_model))
+
+
+def _own_device() -> Literal["cpu", "gpu"]:
+    import torch
+
+    return "gpu" if torch.cuda.is_available() else "cpu"
+
+
 def open_judge(
     config: JudgeConfig,
     identity: JudgeIdentity,
@@ -102,12 +123,16 @@ async def own_judge(
     cache: VerdictCache | None,
     templates: JudgeTemplates,
     budget: OwnBudget | None = None,
-) -> AsyncGenerator[RubricJudge]:
+) -> AsyncGenerator[RubricJudge | RewardModelJudge]:
     """A judge with a budget of its own, in this process alone; closed at the end.
 
-    `identity` is None for a judge of rules alone. `budget` is shared with others; None is one
-    of its own. Raises ConfigError as `open_judge` does.
+    `identity` is None for a judge of rules alone and for a reward model, which runs on a GPU
+    where there is one. `budget` is shared with others; None is one of its own. Raises
+    ConfigError as `open_judge` does, and ModelError.
     """
+    if config.reward_model is not None:
+        yield RewardModelJudge.open(config.reward_model, _own_device())
+        return
     if identity is None:
         yield RubricJudge(templates=templates)
         return

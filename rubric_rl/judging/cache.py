@@ -91,6 +91,7 @@ class CachedVerdict:
     votes: tuple[VerdictValue, ...]
     tokens: float
     cost_usd: float
+    grade: float | None = None
 
     def __post_init__(self) -> None:
         if self.value is VerdictValue.UNKNOWN:
@@ -359,14 +360,16 @@ def _insert(connection: sqlite3.Connection, rows: Sequence[tuple[str, bytes, byt
 
 def _encoded(key: str, verdict: CachedVerdict) -> tuple[bytes, bytes]:
     """Payload and checksum. ASCII, as a judge's reason may hold half a surrogate pair."""
-    text = json.dumps(astuple(verdict), ensure_ascii=True, allow_nan=False)
+    # Without a grade an entry is as it was before there were grades, for whoever shares the file.
+    fields = astuple(verdict) if verdict.grade is not None else astuple(verdict)[:-1]
+    text = json.dumps(fields, ensure_ascii=True, allow_nan=False)
     return text.encode(), _checksum(key, text.encode())
 
 
 def _decoded(key: str, payload: object, checksum: object) -> CachedVerdict:
     if not isinstance(payload, bytes) or checksum != _checksum(key, payload):
         raise _DamagedError(f"the entry {key[:16]} was altered")
-    value, reason, probability, votes, tokens, cost_usd = json.loads(payload)
+    value, reason, probability, votes, tokens, cost_usd, *grade = json.loads(payload)
     return CachedVerdict(
         value=VerdictValue(value),
         reason=cast("str", reason),
@@ -374,6 +377,7 @@ def _decoded(key: str, payload: object, checksum: object) -> CachedVerdict:
         votes=tuple(VerdictValue(vote) for vote in votes),
         tokens=cast("float", tokens),
         cost_usd=cast("float", cost_usd),
+        grade=cast("float", grade[0]) if grade else None,
     )
 
 

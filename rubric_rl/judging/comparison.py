@@ -89,6 +89,11 @@ def one_judge(name: str, rows: Sequence[GradedRow]) -> Graded:
         for row in rows
         if not all(verdict.by_rule for verdict in row.verdicts)
     }
+    if any(verdict.grade is not None for row in rows for verdict in row.verdicts):
+        raise DataError(
+            f"{name} holds grades of whole answers, and a card is on verdicts: grade with "
+            "judge.llm.mode=all, chunk or each"
+        )
     if len(judges) != 1:
         found = "; ".join(f"{j} in mode {m}, templates {t}" for j, m, t in sorted(judges))
         raise DataError(

@@ -37,10 +37,14 @@ class GradedVerdict:
     cached: bool = False
     by_rule: bool = False
     """Executed, not judged."""
+    grade: float | None = None
+    """Of the answer as a whole; set exactly when the verdict is GRADED."""
 
     def __post_init__(self) -> None:
         if (self.verdict is VerdictValue.UNKNOWN) != (self.cause is not None):
             raise ValueError("cause must be set exactly when the verdict is unknown")
+        if (self.verdict is VerdictValue.GRADED) != (self.grade is not None):
+            raise ValueError("grade must be set exactly when the verdict is graded")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

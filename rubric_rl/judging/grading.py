@@ -246,6 +246,11 @@ def content_hash(
     return _hash([answer.answer_hash, answer.rubric.rubric_id, judge, reward])
 
 
+def reward_model_hash(answer: Answer, fingerprint: str) -> str:
+    """The same where a reward model of that fingerprint grades answers."""
+    return _hash([answer.answer_hash, ["reward_model", fingerprint]])
+
+
 def _hash(value: object) -> str:
     return hashlib.sha256(json.dumps(value, ensure_ascii=True).encode()).hexdigest()
 
@@ -345,4 +350,5 @@ def _graded_verdict(criterion: Criterion, verdict: Verdict) -> GradedVerdict:
         votes=verdict.votes,
         cached=verdict.cached,
         by_rule=criterion.rule is not None,
+        grade=verdict.grade,
     )

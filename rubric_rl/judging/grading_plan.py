@@ -59,7 +59,7 @@ def plan_grading(
 def _calls(answer: Answer, llm: LlmJudgeConfig, templates: JudgeTemplates) -> list[tuple[int, int]]:
     """Prompt and completion tokens of each call for one answer."""
     criteria = [criterion for criterion in answer.rubric.criteria if criterion.rule is None]
-    size = {"all": len(criteria), "chunk": llm.chunk_size, "each": 1}[llm.mode]
+    size = {"chunk": llm.chunk_size, "each": 1}.get(llm.mode, len(criteria))
     portions = [criteria[start : start + size] for start in range(0, len(criteria), size or 1)]
     polls = 1 if llm.votes == 1 else llm.majority
     return [_call(answer, portion, llm, templates) for portion in portions] * polls

@@ -162,6 +162,7 @@ class RubricJudge:
                 probability=found[key].probability,
                 votes=found[key].votes,
                 cached=True,
+                grade=found[key].grade,
             )
             for cid, key in keys.items()
             if key in found
@@ -188,6 +189,7 @@ class RubricJudge:
                 votes=verdict.votes,
                 tokens=tally.tokens[cid],
                 cost_usd=tally.cost_usd[cid],
+                grade=verdict.grade,
             )
             for cid, verdict in asked.items()
             if verdict.value is not VerdictValue.UNKNOWN

@@ -29,6 +29,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from rubric_rl.judging.chat import JsonSchema
 from rubric_rl.types import FailureCause, JudgeContract, Verdict, VerdictValue
@@ -43,7 +44,25 @@ _LINE_PARTS = 5
 # A text of braces would take seconds. Behind so many tries, or a nesting too deep for the
 # decoder, only objects are tried that open with the nonce, as they were asked to.
 _MAX_TRIES = 1000
-_CHOICES = {"met": VerdictValue.MET, "unmet": VerdictValue.UNMET}
+_MAX_GRADE = 10
+
+
+class Choice(NamedTuple):
+    """What the word of a verdict stands for."""
+
+    value: VerdictValue
+    grade: float | None = None
+
+
+MET_OR_UNMET: Mapping[str, Choice] = {
+    "met": Choice(VerdictValue.MET),
+    "unmet": Choice(VerdictValue.UNMET),
+}
+LIKERT: Mapping[str, Choice] = {
+    str(grade): Choice(VerdictValue.GRADED, (grade - 1) / (_MAX_GRADE - 1))
+    for grade in range(1, _MAX_GRADE + 1)
+}
+"""Grades of the answer as a whole: 1 is 0.0 and 10 is 1.0."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +76,7 @@ class ParsedReply:
     """By criterion: where in the text the word of its verdict begins, if it has one."""
 
 
-def reply_schema(cids: Sequence[str]) -> JsonSchema:
+def reply_schema(cids: Sequence[str], choices: Mapping[str, Choice] = MET_OR_UNMET) -> JsonSchema:
     """JSON schema of a reply on the criteria `cids`: reason, then nonce, then verdict.
 
     The nonce is a string like any other, which the model has to write by itself.
@@ -68,7 +87,7 @@ def reply_schema(cids: Sequence[str]) -> JsonSchema:
             "id": {"type": "string", "enum": list(cids)},
             "reason": {"type": "string"},
             "nonce": {"type": "string"},
-            "verdict": {"type": "string", "enum": list(_CHOICES)},
+            "verdict": {"type": "string", "enum": list(choices)},
         },
         "required": ["id", "reason", "nonce", "verdict"],
         "additionalProperties": False,
@@ -93,8 +112,9 @@ def parse_reply(
     cids: Sequence[str],
     nonce: str,
     contract: JudgeContract = "structured_outputs",
+    choices: Mapping[str, Choice] = MET_OR_UNMET,
 ) -> ParsedReply:
-    """Read a judge's reply on the criteria `cids`. Never raises."""
+    """Read a judge's reply on the criteria `cids`, in the words of `choices`. Never raises."""
     if finish_reason == "length":
         return all_unknown(cids, FailureCause.TRUNCATED, "the reply was cut at its longest length")
     in_lines = contract == "text"
@@ -109,7 +129,7 @@ def parse_reply(
         form = "line" if in_lines else "object"
         return all_unknown(cids, FailureCause.UNPARSEABLE, f"the reply holds no verdict {form}")
     read = _read_lines if in_lines else _read_objects
-    return read(text, right, cids, nonce)
+    return read(text, right, _Wanted(cids, nonce, choices))
 
 
 def all_unknown(cids: Sequence[str], cause: FailureCause, reason: str) -> ParsedReply:
@@ -230,20 +250,27 @@ def _end_of_thinking(text: str, right: Sequence[_Piece]) -> int | None:
 # Reading it
 
 
-def _read_objects(
-    text: str, right: Sequence[_Piece], cids: Sequence[str], nonce: str
-) -> ParsedReply:
-    first, *others = [_read_object(text, piece, cids, nonce) for piece in right]
+class _Wanted(NamedTuple):
+    """What the reply was asked for."""
+
+    cids: Sequence[str]
+    nonce: str
+    choices: Mapping[str, Choice]
+
+
+def _read_objects(text: str, right: Sequence[_Piece], wanted: _Wanted) -> ParsedReply:
+    first, *others = [_read_object(text, piece, wanted) for piece in right]
     if any(other != first for other in others):
-        return all_unknown(cids, FailureCause.UNPARSEABLE, "the reply contradicts itself")
+        return all_unknown(wanted.cids, FailureCause.UNPARSEABLE, "the reply contradicts itself")
     return first
 
 
-def _read_object(text: str, piece: _Piece, cids: Sequence[str], nonce: str) -> ParsedReply:
+def _read_object(text: str, piece: _Piece, wanted: _Wanted) -> ParsedReply:
     entries = piece.value.get("verdicts")
     if not isinstance(entries, list):
-        return all_unknown(cids, FailureCause.UNPARSEABLE, "the reply holds no list of verdicts")
-    return _read_entries(text, entries, cids, nonce, _words(text, piece))
+        reason = "the reply holds no list of verdicts"
+        return all_unknown(wanted.cids, FailureCause.UNPARSEABLE, reason)
+    return _read_entries(text, entries, wanted, _words(text, piece))
 
 
 def _words(text: str, piece: _Piece) -> dict[str, int]:
@@ -262,21 +289,21 @@ def _words(text: str, piece: _Piece) -> dict[str, int]:
     return words
 
 
-def _read_lines(text: str, right: Sequence[_Piece], cids: Sequence[str], nonce: str) -> ParsedReply:
+def _read_lines(text: str, right: Sequence[_Piece], wanted: _Wanted) -> ParsedReply:
     words = {str(piece.value["id"]): piece.word for piece in right}
-    return _read_entries(text, [piece.value for piece in right], cids, nonce, words)
+    return _read_entries(text, [piece.value for piece in right], wanted, words)
 
 
 def _read_entries(
     text: str,
     entries: Sequence[object],
-    cids: Sequence[str],
-    nonce: str,
+    wanted: _Wanted,
     words: Mapping[str, int],
 ) -> ParsedReply:
+    cids = wanted.cids
     named = [(entry.get("id"), entry) for entry in entries if isinstance(entry, dict)]
     asked = [(cid, entry) for cid, entry in named if isinstance(cid, str) and cid in cids]
-    verdicts = {cid: _read_criterion(cid, asked, nonce) for cid in cids}
+    verdicts = {cid: _read_criterion(cid, asked, wanted) for cid in cids}
     counts = Counter(cid for cid, _ in asked)
     positions = {
         cid: words[cid]
@@ -289,27 +316,33 @@ def _read_entries(
 
 
 def _read_criterion(
-    cid: str, asked: Sequence[tuple[str, dict[str, object]]], nonce: str
+    cid: str, asked: Sequence[tuple[str, dict[str, object]]], wanted: _Wanted
 ) -> Verdict:
     """The verdict of the one entry on a criterion that carries the nonce."""
     own = [entry for named, entry in asked if named == cid]
-    right = [entry for entry in own if entry.get("nonce") == nonce]
+    right = [entry for entry in own if entry.get("nonce") == wanted.nonce]
     if not own:
         return _unknown(cid, FailureCause.MISSING, "the reply has no verdict on it")
     if not right:
         return _unknown(cid, FailureCause.WRONG_NONCE, "its entry lacks the call's nonce")
     if len(right) > 1:
         return _unknown(cid, FailureCause.DUPLICATE, f"the reply has {len(right)} verdicts on it")
-    return _read_verdict(cid, right[0])
+    return _read_verdict(cid, right[0], wanted.choices)
 
 
-def _read_verdict(cid: str, entry: dict[str, object]) -> Verdict:
-    choice = entry.get("verdict")
-    if not isinstance(choice, str) or choice not in _CHOICES:
-        shown = repr(choice[:40]) if isinstance(choice, str) else f"a {type(choice).__name__}"
-        reason = f"the verdict is {shown}, neither 'met' nor 'unmet'"
-        return _unknown(cid, FailureCause.OUT_OF_CHOICE, reason)
-    return Verdict(cid=cid, value=_CHOICES[choice], reason=_read_reason(entry.get("reason")))
+def _read_verdict(cid: str, entry: dict[str, object], choices: Mapping[str, Choice]) -> Verdict:
+    word = entry.get("verdict")
+    if type(word) is int and choices is LIKERT:
+        word = str(word)  # a grade without its quotes is no other grade
+    if not isinstance(word, str) or word not in choices:
+        shown = repr(word[:40]) if isinstance(word, str) else f"a {type(word).__name__}"
+        first, *_, last = choices
+        wanted = f"neither {first!r} nor {last!r}"
+        if choices is LIKERT:
+            wanted = f"not a grade from {first} to {last}"
+        return _unknown(cid, FailureCause.OUT_OF_CHOICE, f"the verdict is {shown}, {wanted}")
+    value, grade = choices[word]
+    return Verdict(cid=cid, value=value, reason=_read_reason(entry.get("reason")), grade=grade)
 
 
 def _read_reason(reason: object) -> str:

@@ -23,7 +23,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Literal
 
+from rubric_rl.config.judge import LlmJudgeConfig
 from rubric_rl.errors import ConfigError
 from rubric_rl.types import Criterion, JudgeContract, Message
 
@@ -69,6 +71,8 @@ _PLACEHOLDERS: dict[str, tuple[str, ...]] = {
 }
 
 
+_PACKAGED = {"verdicts": "templates", "likert": "likert_templates"}
+
 # Template -> the placeholder in it that stands for a text of others.
 _FENCED = {"user": "answer", "reference": "reference"}
 
@@ -93,16 +97,29 @@ class JudgeTemplates:
     """SHA-256 over all files, first 16 hex digits."""
 
     @classmethod
-    def load(cls, folder: str | None = None) -> JudgeTemplates:
-        """Read the files of a folder, or the packaged ones.
+    def of(cls, llm: LlmJudgeConfig | None) -> JudgeTemplates:
+        """Those that a judge is configured with; without a judge the packaged ones.
+
+        Raises ConfigError as `load` does.
+        """
+        if llm is None:
+            return cls.load()
+        return cls.load(llm.template_dir, packaged="likert" if llm.mode == "likert" else "verdicts")
+
+    @classmethod
+    def load(
+        cls, folder: str | None = None, *, packaged: Literal["verdicts", "likert"] = "verdicts"
+    ) -> JudgeTemplates:
+        """Read the files of a folder, or the packaged ones: for verdicts on criteria, or for a
+        grade of the answer as a whole.
 
         Raises:
             ConfigError: a file is missing, not UTF-8, its placeholders are not those wanted, or
                 it leaves the answer unfenced.
         """
         if folder is None:
-            packaged = resources.files("rubric_rl.judging") / "templates"
-            read = {name: packaged / f"{name}.txt" for name in _PLACEHOLDERS}
+            own = resources.files("rubric_rl.judging") / _PACKAGED[packaged]
+            read = {name: own / f"{name}.txt" for name in _PLACEHOLDERS}
             return cls.parse({n: f.read_text(encoding="utf-8") for n, f in read.items()})
         return cls.parse({name: _read(Path(folder), name) for name in _PLACEHOLDERS})
 

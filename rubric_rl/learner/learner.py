@@ -8,7 +8,6 @@ in a process of its own: DeepSpeed and the process group are global.
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -22,8 +21,6 @@ from rubric_rl.algorithms.policy_loss import Denominators, LossTerms, grpo_loss
 from rubric_rl.errors import LearnerDivergedError
 from rubric_rl.learner.accelerator import (
     OffloadStateTypeEnum,
-    deepspeed,
-    load_communication_op,
     offload_optimizer_states,
     reload_optimizer_states,
 )
@@ -39,6 +36,7 @@ from rubric_rl.learner.numerics import (
     update_numerics,
 )
 from rubric_rl.learner.policy import build_policy
+from rubric_rl.learner.process_group import init_process_group
 from rubric_rl.learner.rank_share import RankShare
 from rubric_rl.learner.reference import (
     FrozenCopy,
@@ -62,7 +60,7 @@ class Learner:
         self._offloaded = False
         self.device = torch_device(spec.device)
         torch.manual_seed(spec.seed)
-        _init_process_group(rank, self.device)
+        init_process_group(rank, self.device)
         self.policy = build_policy(spec, self.device)
         self.reference = self._build_reference()
         self._share = RankShare(
@@ -302,25 +300,6 @@ class Learner:
         self._checkpoints.wait()
         self.policy.engine.destroy()
         dist.destroy_process_group()
-
-
-def _init_process_group(rank: RankInfo, device: torch.device) -> None:
-    load_communication_op()
-    backend = "nccl" if device.type == "cuda" else "gloo"
-    os.environ.update(
-        RANK=str(rank.rank),
-        LOCAL_RANK="0",  # each rank sees one device only
-        WORLD_SIZE=str(rank.num_ranks),
-        MASTER_ADDR=rank.master_address,
-        MASTER_PORT=str(rank.master_port),
-    )
-    deepspeed.init_distributed(
-        dist_backend=backend,
-        auto_mpi_discovery=False,
-        verbose=False,
-        rank=rank.rank,
-        world_size=rank.num_ranks,
-    )
 
 
 class _Forward(NamedTuple):

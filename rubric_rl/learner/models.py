@@ -33,7 +33,7 @@ def load_causal_lm(
         trust_remote_code=model.trust_remote_code,
     )
     loaded.eval()
-    _without_dropout(loaded)
+    without_dropout(loaded)
     loaded.config.use_cache = False
     # As a Module: transformers wraps `to` in a way that hides its signature.
     nn.Module.to(loaded, device)
@@ -57,7 +57,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     return [group for group in groups if group["params"]]
 
 
-def _without_dropout(model: nn.Module) -> None:
+def without_dropout(model: nn.Module) -> None:
     """Gradient checkpointing needs the training mode, which would switch dropout on."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):

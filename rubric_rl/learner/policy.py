@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import cast
 
 import torch
 from transformers import PreTrainedModel
 
+from rubric_rl.config.learner import LearnerConfig
 from rubric_rl.learner.accelerator import deepspeed
 from rubric_rl.learner.deepspeed_config import deepspeed_config
 from rubric_rl.learner.log_probs import ChunkedHead, check_packing, find_chunked_head
@@ -51,6 +53,15 @@ def build_policy(spec: LearnerSpec, device: torch.device) -> Policy:
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
         model.train()
+    engine = build_engine(model, config, num_steps=spec.num_steps, device=device)
+    weights = PolicyWeights(cast(PreTrainedModel, engine.module), is_sharded=config.zero_stage == 3)
+    return Policy(engine=engine, head=head, weights=weights, flop=flop)
+
+
+def build_engine(
+    model: PreTrainedModel, config: LearnerConfig, *, num_steps: int, device: torch.device
+) -> deepspeed.DeepSpeedEngine:
+    """The model with its optimizer and schedule; a collective of all ranks."""
     optimizer = torch.optim.AdamW(
         parameter_groups(model, config.weight_decay),
         lr=config.learning_rate,
@@ -59,9 +70,10 @@ def build_policy(spec: LearnerSpec, device: torch.device) -> Policy:
         # and DeepSpeed restores the step's count on the host, where a fused one can't have it.
         fused=True if device.type == "cpu" else None,
     )
-    num_warmup = round(config.warmup_frac * spec.num_steps)
+    num_warmup = round(config.warmup_frac * num_steps)
+    last = num_steps if config.schedule == "cosine" else None
     scheduler = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: warmup_factor(step, num_warmup)
+        optimizer, lambda step: schedule_factor(step, num_warmup, last)
     )
     engine, *_ = deepspeed.initialize(
         model=model,
@@ -70,13 +82,16 @@ def build_policy(spec: LearnerSpec, device: torch.device) -> Policy:
         # DeepSpeed's signature names the base class that torch has deprecated.
         lr_scheduler=cast("torch.optim.lr_scheduler._LRScheduler", scheduler),
     )
-    weights = PolicyWeights(cast(PreTrainedModel, engine.module), is_sharded=config.zero_stage == 3)
-    return Policy(engine=engine, head=head, weights=weights, flop=flop)
+    return engine
 
 
-def warmup_factor(step: int, num_warmup: int) -> float:
+def schedule_factor(step: int, num_warmup: int, num_steps: int | None = None) -> float:
     """Learning-rate factor of the step after `step` completed ones: linear up, then 1.
 
-    The first step is taken at 1/num_warmup, not at zero.
+    With `num_steps` it falls again along half a cosine, to reach 0 after the last of them. The
+    first step is taken at 1/num_warmup, not at zero.
     """
-    return min(1.0, (step + 1) / max(1, num_warmup))
+    if step < num_warmup or num_steps is None:
+        return min(1.0, (step + 1) / max(1, num_warmup))
+    progress = min(1.0, (step - num_warmup) / max(1, num_steps - num_warmup))
+    return 0.5 * (1.0 + math.cos(math.pi * progress))

@@ -38,6 +38,11 @@ _HEADLINE: tuple[tuple[str, str], ...] = (
     ("judge/coverage_mean", "coverage {:.2f}"),
     ("rollout/tokens_per_s", "{:.0f} tokens/s"),
     ("judge/spent_usd", "judges ${:.2f}"),
+    ("sft/loss", "loss {:.4f}"),
+    ("sft/eval_loss", "held-out loss {:.4f}"),
+    ("rm/loss", "loss {:.4f}"),
+    ("rm/accuracy", "accuracy {:.3f}"),
+    ("rm/eval_accuracy", "held-out accuracy {:.3f}"),
 )
 # Not worth a word as long as it is 0.
 _SHOWN_ABOVE_0 = frozenset({"judge/spent_usd"})

@@ -77,6 +77,7 @@ METRICS: tuple[MetricSpec, ...] = (
     MetricSpec("judge/unknown/wrong_judge", "count", "UNKNOWN: another model answered"),
     MetricSpec("judge/unknown/budget", "count", "UNKNOWN: the call would have cost too much"),
     MetricSpec("judge/unknown/rule_timeout", "count", "UNKNOWN: a rule's pattern took too long"),
+    MetricSpec("judge/unknown/reward_model", "count", "UNKNOWN: the reward model gave no number"),
     MetricSpec("judge/unknown/worker_died", "count", "UNKNOWN: the judge worker ended"),
     # Criteria: one criterion of one prompt, over the samples of its group.
     MetricSpec("criterion/pass_rate_mean", "share", "judged verdicts that are MET, mean"),
@@ -138,6 +139,15 @@ METRICS: tuple[MetricSpec, ...] = (
     MetricSpec("time/eval_s", "s", "held-out evaluation"),
     MetricSpec("time/checkpoint_s", "s", "the run waited for the checkpoint before this step"),
     MetricSpec("time/checkpoint_write_s", "s", "from its begin until it was complete on disk"),
+    # Baselines: SFT and the Bradley-Terry reward model.
+    MetricSpec("sft/loss", "nats", "-log p of an answer's tokens before the step, mean"),
+    MetricSpec("sft/eval_loss", "nats", "the same of held-out answers"),
+    MetricSpec("rm/loss", "nats", "-log sigmoid of the margin before the step, mean"),
+    MetricSpec("rm/accuracy", "share", "pairs ordered rightly before the step, ties as half"),
+    MetricSpec("rm/margin", "reward", "chosen above rejected answer, mean"),
+    MetricSpec("rm/eval_loss", "nats", "rm/loss of held-out pairs"),
+    MetricSpec("rm/eval_accuracy", "share", "rm/accuracy of held-out pairs"),
+    MetricSpec("rm/eval_margin", "reward", "rm/margin of held-out pairs"),
     # Data position.
     MetricSpec("data/epoch", "epochs", "epoch of the step, from 0"),
     MetricSpec("data/prompts_consumed", "count", "prompts drawn since the run began"),

@@ -57,6 +57,8 @@ class CriterionRow:
     votes: tuple[VerdictValue, ...] = ()
     """What the verdict was decided by; empty if by one call."""
     cached: bool = False
+    grade: float | None = None
+    """Of the answer as a whole; set exactly when the verdict is GRADED."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,6 +196,7 @@ def _criterion_row(criterion: Criterion, verdict: Verdict) -> CriterionRow:
         probability=verdict.probability,
         votes=verdict.votes,
         cached=verdict.cached,
+        grade=verdict.grade,
     )
 
 

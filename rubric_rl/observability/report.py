@@ -222,7 +222,7 @@ def _good_rates(rows: Iterable[SampleRow]) -> tuple[dict[_Key, float], dict[_Key
     outcomes: dict[_Key, list[bool]] = defaultdict(list)
     for row in rows:
         for criterion in row.criteria:
-            if criterion.verdict is not VerdictValue.UNKNOWN:
+            if criterion.verdict in (VerdictValue.MET, VerdictValue.UNMET):
                 key = (row.prompt_id, criterion.cid, criterion.text)
                 weights[key] = criterion.weight
                 outcomes[key].append(is_good(criterion))

@@ -194,6 +194,8 @@ def _example(pair: ExamplePair) -> list[str]:
 
 def _outcome(row: SampleRow) -> str:
     assert row.reward is not None, "an example is a scored sample"
+    if any(c.verdict is VerdictValue.GRADED for c in row.criteria):
+        return f"reward {row.reward:.3f} for the whole answer"
     judged = [c for c in row.criteria if c.verdict is not VerdictValue.UNKNOWN]
     good = sum(1 for criterion in judged if is_good(criterion))
     return f"reward {row.reward:.3f}, {good} of {len(row.criteria)} criteria came out well"

@@ -91,7 +91,9 @@ def read_pool(path: Path) -> CandidatePool:
     return pool_of(candidates)
 
 
-def only_sources(pool: CandidatePool, sources: Sequence[str]) -> CandidatePool:
+def only_sources(
+    pool: CandidatePool, sources: Sequence[str], *, option: str = "refinement.pool_sources"
+) -> CandidatePool:
     """The answers of some models, of all if none is named. Raises DataError if none is left."""
     if not sources:
         return pool
@@ -100,7 +102,7 @@ def only_sources(pool: CandidatePool, sources: Sequence[str]) -> CandidatePool:
     if not kept.num_candidates:
         found = sorted({c.source for own in pool.by_prompt.values() for c in own})
         raise DataError(
-            f"refinement.pool_sources={list(sources)}: the pool has no answer of these, it has "
+            f"{option}={list(sources)}: the pool has no answer of these, it has "
             f"answers of {', '.join(found[:20])}"
         )
     return CandidatePool(by_prompt=kept.by_prompt, left_out=pool.left_out)

@@ -1,6 +1,7 @@
 """From verdicts to a reward.
 
-Three rewards. With V = 1 for MET and 0 for UNMET, over judged criteria only:
+Three rewards. With V = 1 for MET and 0 for UNMET (or the grade of an answer that is graded as a
+whole, which is then its `weighted_share`), over judged criteria only:
 
     weighted_share  sum w * good / sum w, good = V or 1 - V by polarity; in [0, 1].
                     "Chasing the Tail", section 2, which has positive criteria only.
@@ -37,7 +38,12 @@ class _Judged(NamedTuple):
     """A criterion with a verdict that is not UNKNOWN."""
 
     criterion: Criterion
-    met: bool
+    value: float
+    """V: 1 if it is MET, 0 if it is UNMET, its grade if it is GRADED."""
+
+    @property
+    def good(self) -> float:
+        return self.value if self.criterion.polarity == 1 else 1.0 - self.value
 
 
 def weighted_share(rubric: Rubric, verdicts: Sequence[Verdict]) -> float | None:
@@ -47,7 +53,7 @@ def weighted_share(rubric: Rubric, verdicts: Sequence[Verdict]) -> float | None:
     don't match one to one, in any order.
     """
     judged = _judged(rubric, verdicts)
-    good = [j.criterion.weight for j in judged if j.met == (j.criterion.polarity == 1)]
+    good = [j.criterion.weight * j.good for j in judged]
     return _ratio(good, [j.criterion.weight for j in judged])
 
 
@@ -58,7 +64,7 @@ def signed_points(rubric: Rubric, verdicts: Sequence[Verdict]) -> float | None:
     criteria don't match one to one, in any order.
     """
     judged = _judged(rubric, verdicts)
-    points = [j.criterion.polarity * j.criterion.weight for j in judged if j.met]
+    points = [j.criterion.polarity * j.criterion.weight * j.value for j in judged]
     return _ratio(points, [j.criterion.weight for j in judged if j.criterion.polarity == 1])
 
 
@@ -108,8 +114,7 @@ def score(
 def _gate_failed(rubric: Rubric, verdicts: Sequence[Verdict]) -> bool:
     """Whether a gate was judged and does not hold."""
     return any(
-        judged.criterion.is_gate and judged.met != (judged.criterion.polarity == 1)
-        for judged in _judged(rubric, verdicts)
+        judged.criterion.is_gate and judged.good < 1.0 for judged in _judged(rubric, verdicts)
     )
 
 
@@ -133,10 +138,14 @@ def _judged(rubric: Rubric, verdicts: Sequence[Verdict]) -> list[_Judged]:
             f"of prompt {rubric.prompt_id!r}"
         )
     return [
-        _Judged(criteria[verdict.cid], verdict.value is VerdictValue.MET)
+        _Judged(criteria[verdict.cid], _value(verdict))
         for verdict in verdicts
         if verdict.value is not VerdictValue.UNKNOWN
     ]
+
+
+def _value(verdict: Verdict) -> float:
+    return float(verdict.value is VerdictValue.MET) if verdict.grade is None else verdict.grade
 
 
 def _ratio(numerator: Sequence[float], denominator: Sequence[float]) -> float | None:

@@ -10,7 +10,7 @@ import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import ray
 
@@ -34,9 +34,12 @@ if TYPE_CHECKING:
 
     from rubric_rl.judging.endpoint import JudgeIdentity
     from rubric_rl.judging.judge import RubricJudge
+    from rubric_rl.judging.reward_model import RewardModelJudge
     from rubric_rl.judging.templates import JudgeTemplates
     from rubric_rl.learner.learner import Learner
+    from rubric_rl.learner.pairs import PairBatch, RewardUpdate, TokenPair
     from rubric_rl.learner.reference import ReferenceModel
+    from rubric_rl.learner.reward_learner import RewardLearner
     from rubric_rl.learner.spec import LearnerSpec, RankInfo
     from rubric_rl.weight_sync.spec import FleetClient, SenderSpec
 
@@ -118,6 +121,51 @@ class LearnerWorker:
 
     def offload(self) -> None:
         self.learner.offload()
+
+
+class RewardLearnerWorker:
+    """Hosts one rank that trains a reward model; called as a `LearnerWorker` is."""
+
+    def __init__(self, log_path: str) -> None:
+        redirect_output(log_path)
+        self._learner: RewardLearner | None = None
+
+    @property
+    def learner(self) -> RewardLearner:
+        assert self._learner is not None, "start() comes first"
+        return self._learner
+
+    def address(self) -> tuple[str, int]:
+        return ray.util.get_node_ip_address(), free_port()
+
+    def start(self, spec: LearnerSpec, rank: RankInfo, num_threads: int) -> None:
+        import torch
+
+        torch.set_num_threads(num_threads)
+        torch.set_flush_denormal(True)
+        from rubric_rl.learner.reward_learner import RewardLearner
+
+        self._learner = RewardLearner(spec, rank)
+
+    def update(self, batch: PairBatch) -> RewardUpdate:
+        return self.learner.update(batch)
+
+    def margins(self, pairs: Sequence[TokenPair]) -> list[float]:
+        return self.learner.margins(pairs)
+
+    def save(self, directory: str, in_background: bool) -> None:
+        self.learner.save(Path(directory), in_background=in_background)
+
+    def written(self) -> dict[str, FileDigest] | None:
+        return self.learner.written()
+
+    def load(self, directory: str) -> int:
+        return self.learner.load(Path(directory))
+
+    def export(self, directory: str) -> None:
+        from rubric_rl.weight_sync.object_store import BUCKET_BYTES
+
+        self.learner.export(Path(directory), BUCKET_BYTES)
 
 
 class ReferenceWorker:
@@ -217,6 +265,8 @@ class JudgeSetup:
     """Whose money it is: the id of the run."""
     cache_dir: str | None
     """None: no cache."""
+    device: Literal["cpu", "gpu"] = "cpu"
+    """What a reward model computes on."""
 
 
 class JudgeWorker:
@@ -230,7 +280,7 @@ class JudgeWorker:
         redirect_output(log_path)
         os.environ.update(secrets)
         self._setup = setup
-        self._judge: RubricJudge | None = None
+        self._judge: RubricJudge | RewardModelJudge | None = None
 
     async def ready(self) -> str:
         """The template hash, once the judge can be asked."""
@@ -239,14 +289,18 @@ class JudgeWorker:
     async def judge(self, request: JudgeRequest) -> Judgement:
         return await self._open().judge(request)
 
-    def _open(self) -> RubricJudge:
+    def _open(self) -> RubricJudge | RewardModelJudge:
         # Not in the constructor: the judge's background work needs the event loop.
         if self._judge is None:
             self._judge = _open_judge(self._setup)
         return self._judge
 
 
-def _open_judge(setup: JudgeSetup) -> RubricJudge:
+def _open_judge(setup: JudgeSetup) -> RubricJudge | RewardModelJudge:
+    if setup.config.reward_model is not None:
+        from rubric_rl.judging.reward_model import RewardModelJudge
+
+        return RewardModelJudge.open(setup.config.reward_model, setup.device)
     from rubric_rl.judging.assembly import open_judge
     from rubric_rl.judging.cache import VerdictCache
     from rubric_rl.judging.judge import RubricJudge

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rubric_rl.config.judge import EndpointConfig, LlmJudgeConfig
+from rubric_rl.config.judge import EndpointConfig, JudgeConfig, LlmJudgeConfig
 from rubric_rl.config.schema import Config
 from rubric_rl.errors import EndpointError
 from rubric_rl.judging.endpoint import JudgeIdentity, check_judge
@@ -136,13 +136,23 @@ def judge_setup(config: Config, start: JudgeStart) -> JudgeSetup:
     """What every judge worker is built from."""
     llm = config.judge.llm
     return JudgeSetup(
-        config=config.judge,
+        config=_with_absolute_path(config.judge),
         identity=start.identity,
         templates=start.templates,
         budget_name="" if llm is None else budget_name(llm.model, llm.endpoint_names),
         account=start.run_id,
         cache_dir=None if start.cache_dir is None else str(start.cache_dir),
+        device=config.cluster.device,
     )
+
+
+def _with_absolute_path(judge: JudgeConfig) -> JudgeConfig:
+    """Workers on other nodes are in other folders."""
+    if judge.reward_model is None:
+        return judge
+    path = str(Path(judge.reward_model.path).expanduser().resolve())
+    model = judge.reward_model.model_copy(update={"path": path})
+    return judge.model_copy(update={"reward_model": model})
 
 
 def create_judges(
@@ -182,8 +192,9 @@ def _refuse_wrong_judges(template_hashes: dict[str, str], expected: str) -> None
     wrong = sorted(label for label, found in template_hashes.items() if found != expected)
     if wrong:
         raise EndpointError(
-            f"{', '.join(wrong)} would judge with other templates than this run's ({expected}): "
-            "install the same version of rubric-rl on every node"
+            f"{', '.join(wrong)} would judge with other templates, or another reward model, than "
+            f"this run's ({expected}): install the same version of rubric-rl on every node, with "
+            "the same judge.reward_model.path"
         )
 
 

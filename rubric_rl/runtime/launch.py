@@ -69,7 +69,7 @@ def dry_run(config: Config) -> int:
     plan = plan_placement(config)
     sys.stdout.write(f"{describe(plan)}\n{_on_this_machine(plan)}\n")
     sys.stdout.flush()
-    _announce_preparation(config, Console(progress=False))
+    announce_preparation(config, Console(progress=False))
     inputs = check_inputs(config)
     steps = num_steps(config, len(inputs.train_prompts))
     sys.stdout.write(f"{inputs.account}\n{steps} steps\n")
@@ -95,7 +95,7 @@ def run_training(config: Config) -> int:
         RubricRLError: what went wrong, in words; the newest checkpoint stands.
     """
     console = Console(progress=config.logging.progress)
-    _announce_preparation(config, console)
+    announce_preparation(config, console)
     inputs = check_inputs(config)
     opened = open_run(config, to_yaml(config))
     check_disk_space(config, inputs, num_there=len(opened.folder.all_checkpoints()))
@@ -111,7 +111,8 @@ def run_training(config: Config) -> int:
         return asyncio.run(_train(run))
 
 
-def _announce_preparation(config: Config, console: Console) -> None:
+def announce_preparation(config: Config, console: Console) -> None:
+    """Say so where the packaged model has to be made ready, which takes a while."""
     # torch says so whenever it is imported beside vLLM's dependencies.
     warnings.filterwarnings("ignore", message="The pynvml package is deprecated")
     cache_dir = Path(config.model.cache_dir) if config.model.cache_dir else None
@@ -164,7 +165,7 @@ async def _train(run: _Run) -> int:
     console.begin(total, completed=state.step)
     waiting = Waiting(show=console.status, log_dir=str(run.opened.folder.logs.resolve()))
     stop = asyncio.Event()
-    with _stop_on_signal(stop, console), ExitStack() as stack:
+    with stop_on_signal(stop, console), ExitStack() as stack:
         reserved = await reserve(plan_placement(config), waiting, config.cluster.start_timeout_s)
         stack.callback(reserved.release)
         settings = WorkerSettings(
@@ -246,7 +247,7 @@ def _open_sinks(run: _Run, stack: ExitStack) -> list[Sink]:
 
 
 @contextmanager
-def _stop_on_signal(stop: asyncio.Event, console: Console) -> Iterator[None]:
+def stop_on_signal(stop: asyncio.Event, console: Console) -> Iterator[None]:
     """SIGINT and SIGTERM ask for a clean stop; a second one ends the process."""
     loop = asyncio.get_running_loop()
 

@@ -12,6 +12,7 @@ from typing import Any
 import ray
 
 from rubric_rl.errors import WorkerTimeoutError
+from rubric_rl.learner.pairs import PairBatch, RewardUpdate, TokenPair
 from rubric_rl.observability.checksums import FileDigest
 from rubric_rl.runtime.waiting import Waiting
 from rubric_rl.types import TrainBatch, UpdateResult
@@ -35,10 +36,14 @@ class RayLearnerGroup:
     async def update(self, batch: TrainBatch) -> UpdateResult:
         # Once into the object store, not once for each rank.
         shared = ray.put(batch)
-        return await self._call(f"step {batch.step} of the learner", "update", shared)
+        return await self.call(f"step {batch.step} of the learner", "update", shared)
+
+    async def log_probs(self, batch: TrainBatch) -> list[list[float]]:
+        """Of each sample's completion tokens under the policy as it is."""
+        return await self.call("the learner's log-probs", "log_probs", ray.put(batch))
 
     async def save(self, directory: Path, *, in_background: bool) -> None:
-        await self._call("the learner to save", "save", str(directory.resolve()), in_background)
+        await self.call("the learner to save", "save", str(directory.resolve()), in_background)
 
     async def written(self) -> dict[str, FileDigest]:
         """Asks again and again, since a rank does one thing at a time: while it takes a step,
@@ -61,12 +66,27 @@ class RayLearnerGroup:
             await asyncio.sleep(_ASK_EVERY_S)
 
     async def load(self, directory: Path) -> int:
-        return await self._call("the learner to load", "load", str(directory.resolve()))
+        return await self.call("the learner to load", "load", str(directory.resolve()))
 
     async def export(self, directory: Path) -> None:
-        await self._call("the learner to export", "export", str(directory.resolve()))
+        await self.call("the learner to export", "export", str(directory.resolve()))
 
-    async def _call(self, what: str, method: str, *args: object) -> Any:
+    async def call(self, what: str, method: str, *args: object) -> Any:
+        """Rank 0's result of a method that all ranks are told to run; `what` names the wait."""
         refs = {label: getattr(rank, method).remote(*args) for label, rank in self._ranks.items()}
         results = await self._waiting.all(what, refs, self._timeout_s)
         return next(iter(results.values()))
+
+
+class RayPairLearner:
+    """Ranks that train a reward model."""
+
+    def __init__(self, ranks: RayLearnerGroup) -> None:
+        self._ranks = ranks
+
+    async def update(self, batch: PairBatch) -> RewardUpdate:
+        shared = ray.put(batch)
+        return await self._ranks.call(f"step {batch.step} of the reward model", "update", shared)
+
+    async def margins(self, pairs: tuple[TokenPair, ...]) -> list[float]:
+        return await self._ranks.call("the reward model's margins", "margins", ray.put(pairs))

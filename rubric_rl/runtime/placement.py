@@ -122,6 +122,19 @@ def plan_placement(config: Config) -> PlacementPlan:
     )
 
 
+def plan_learners(config: Config) -> PlacementPlan:
+    """The learner ranks alone: SFT and reward models generate and judge nothing."""
+    cpus, gpus = config.cluster.learner_cpus, int(config.cluster.device == "gpu")
+    ranks = range(config.learner.num_workers)
+    return PlacementPlan(
+        placement="disaggregated",
+        strategy="PACK",
+        bundles=tuple(Bundle(cpus=cpus, gpus=gpus, noun=_NOUNS["learner"]) for _ in ranks),
+        actors=tuple(_actor("learner", rank, (rank,), cpus, gpus) for rank in ranks),
+        tensor_parallel_size=1,
+    )
+
+
 def check_plan(
     plan: PlacementPlan,
     cluster_resources: Mapping[str, float],
@@ -258,9 +271,10 @@ def _add_reference(config: Config, bundles: list[Bundle], actors: list[PlacedAct
 def _add_judges(config: Config, bundles: list[Bundle], actors: list[PlacedActor]) -> None:
     """Judges have bundles of their own in every layout."""
     cpus = config.cluster.judge_cpus
+    hosts_model = config.judge.reward_model is not None and config.cluster.device == "gpu"
     for index in range(config.judge.num_workers):
-        actors.append(_actor("judge", index, (len(bundles),), cpus))
-        bundles.append(Bundle(cpus=cpus, gpus=0, noun=_NOUNS["judge"]))
+        actors.append(_actor("judge", index, (len(bundles),), cpus, int(hosts_model)))
+        bundles.append(Bundle(cpus=cpus, gpus=int(hosts_model), noun=_NOUNS["judge"]))
     if config.judge.llm is None or config.judge.llm.backend != "vllm":
         return
     hosted = config.judge.llm.hosted

@@ -20,10 +20,12 @@ from rubric_rl.data.prompt_set import RawPromptSet, describe, load_prompt_set, t
 from rubric_rl.data.records import Dropped
 from rubric_rl.data.tokenizing import load_tokenizer, resolve_model_path
 from rubric_rl.errors import DataError
+from rubric_rl.judging.assembly import judge_templates
 from rubric_rl.judging.judge import check_rubrics
 from rubric_rl.judging.templates import JudgeTemplates
 from rubric_rl.rubrics.rubric_set import RubricSet
 from rubric_rl.runtime.gold import GoldInputs, check_gold
+from rubric_rl.rubrics.whole_answer import whole_answer_rubrics
 from rubric_rl.runtime.refiner import RefinementInputs, check_refinement
 from rubric_rl.types import Prompt
 
@@ -76,7 +78,10 @@ def check_inputs(config: Config) -> Inputs:
         ConfigError, DataError, ModelError, EndpointError: see each check.
     """
     raw = load_prompt_set(config.data)
-    check_rubrics(raw.rubrics.rubrics, has_llm=config.judge.llm is not None)
+    rubrics = raw.rubrics
+    if config.judge.grades_whole_answers:
+        rubrics = whole_answer_rubrics(rubrics)
+    check_rubrics(rubrics.rubrics, has_llm=not config.judge.needs_rules)
     # Before a tokenizer is loaded: its threads would make later forks unsafe.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     templates, identity = _check_judge(config)
@@ -87,7 +92,7 @@ def check_inputs(config: Config) -> Inputs:
     evals, eval_dropped = tokenize_prompts(raw.eval, tokenizer.tokenize, limit)
     dropped = (*raw.dropped, *train_dropped, *eval_dropped)
     _require_some(train, raw, dropped)
-    rubrics = _of_prompts(raw.rubrics, (*train, *evals))
+    rubrics = _of_prompts(rubrics, (*train, *evals))
     return Inputs(
         model_path=model_path,
         stop_token_ids=tokenizer.stop_token_ids,
@@ -106,7 +111,7 @@ def check_inputs(config: Config) -> Inputs:
 
 def _check_judge(config: Config) -> tuple[JudgeTemplates, JudgeIdentity | None]:
     llm = config.judge.llm
-    templates = JudgeTemplates.load(None if llm is None else llm.template_dir)
+    templates = judge_templates(config.judge)
     if llm is None:
         return templates, None
     from rubric_rl.judging.endpoint import check_judge, check_price

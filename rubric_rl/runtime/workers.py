@@ -10,7 +10,12 @@ from rubric_rl.config.schema import Config
 from rubric_rl.controller.interfaces import LearnerGroup, ReferenceGroup, WeightSync
 from rubric_rl.learner.spec import LearnerSpec, RankInfo
 from rubric_rl.rollout.engine import EngineSpec
-from rubric_rl.runtime.actors import LearnerWorker, ReferenceWorker, RolloutWorker
+from rubric_rl.runtime.actors import (
+    LearnerWorker,
+    ReferenceWorker,
+    RewardLearnerWorker,
+    RolloutWorker,
+)
 from rubric_rl.runtime.cluster import ReservedPlan
 from rubric_rl.runtime.judge_pool import RayJudgePool
 from rubric_rl.runtime.judges import JudgeStart, start_judges, start_servers
@@ -66,12 +71,12 @@ async def start_workers(
     before ZeRO shards it, and an engine measures free memory when it starts.
     """
     timeout_s = config.cluster.start_timeout_s
-    ranks = _create_learners(config, reserved, waiting.log_dir)
+    ranks = _create_learners(config, reserved, waiting.log_dir, LearnerWorker)
     references = _create_references(config, reserved, waiting.log_dir)
     engines = _create_rollouts(config, reserved, waiting.log_dir)
     servers = start_servers(config, reserved, waiting.log_dir)
     gpu_ids = await _colocated_gpus(config, reserved, ranks, waiting)
-    starts = await _start_learners(config, settings, ranks, waiting)
+    starts = await _start_learners(config, learner_spec(config, settings), ranks, waiting)
     starts |= _start_references(config, settings, references)
     if _takes_turns(config):
         await waiting.all("the learner to start", starts, timeout_s)
@@ -96,6 +101,20 @@ async def start_workers(
         else None,
         weight_sync=await _weight_sync(config, ranks, engines, waiting),
     )
+
+
+async def start_learners(
+    config: Config,
+    spec: LearnerSpec,
+    reserved: ReservedPlan,
+    waiting: Waiting,
+    worker: type[LearnerWorker] | type[RewardLearnerWorker],
+) -> RayLearnerGroup:
+    """The learner ranks of a plan that holds nothing else, once each is ready."""
+    ranks = _create_learners(config, reserved, waiting.log_dir, worker)
+    starts = await _start_learners(config, spec, ranks, waiting)
+    await waiting.all(reserved.plan.workers, starts, config.cluster.start_timeout_s)
+    return RayLearnerGroup(ranks, waiting, timeout_s=config.cluster.step_timeout_s)
 
 
 # ----------------------------------------------------------------------------
@@ -158,11 +177,13 @@ def _log_path(log_dir: str, actor: PlacedActor) -> str:
 # Actors
 
 
-def _create_learners(config: Config, reserved: ReservedPlan, log_dir: str) -> dict[str, Any]:
+def _create_learners(
+    config: Config, reserved: ReservedPlan, log_dir: str, worker: type
+) -> dict[str, Any]:
     environment = _environment(config, _learner_threads(config))
     return {
         actor.label: reserved.create(
-            actor, LearnerWorker, _log_path(log_dir, actor), runtime_env=environment
+            actor, worker, _log_path(log_dir, actor), runtime_env=environment
         )
         for actor in reserved.plan.of("learner")
     }
@@ -194,7 +215,7 @@ def _learner_threads(config: Config) -> int:
 
 
 async def _start_learners(
-    config: Config, settings: WorkerSettings, ranks: dict[str, Any], waiting: Waiting
+    config: Config, spec: LearnerSpec, ranks: dict[str, Any], waiting: Waiting
 ) -> dict[str, Any]:
     first = next(iter(ranks))
     found = await waiting.all(
@@ -203,7 +224,6 @@ async def _start_learners(
         config.cluster.start_timeout_s,
     )
     address, port = found[first]
-    spec = learner_spec(config, settings)
     return {
         label: rank.start.remote(
             spec,

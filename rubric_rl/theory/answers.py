@@ -57,11 +57,22 @@ def measured_best_of_n(answers: PromptAnswers, n: int) -> float:
         others = np.arange(answers.num) != base
         gold = answers.gold[others]
         wins = (gold > answers.gold[base]) + 0.5 * (gold == answers.gold[base])
-        rates.append(float(_chance_of_being_best(answers.proxy[others], n) @ wins))
+        rates.append(float(chance_of_being_best(answers.proxy[others], n) @ wins))
     return float(np.mean(rates))
 
 
-def _chance_of_being_best(proxy: FloatArray, n: int) -> FloatArray:
+def expected_best_of_n(proxy: FloatArray, values: FloatArray, n: int) -> float:
+    """Mean of `values` [N] of the answer that is best by `proxy` [N] among n of the N.
+
+    Over all choices of n answers without replacement, exactly; ties in the proxy are broken at
+    random. Raises ValueError if there are no n answers.
+    """
+    if not 1 <= n <= len(proxy):
+        raise ValueError(f"got n = {n} with {len(proxy)} answers, want 1 to {len(proxy)}")
+    return float(chance_of_being_best(proxy, n) @ values)
+
+
+def chance_of_being_best(proxy: FloatArray, n: int) -> FloatArray:
     """[N] Chance of each value to be the one chosen from n that are drawn without replacement."""
     _, level, counts = np.unique(proxy, return_inverse=True, return_counts=True)
     upto = np.concatenate([[0], np.cumsum(counts)])

@@ -17,7 +17,10 @@ TWO_CORES = {"CPU": 2.0}
 GPU_NODE = {"CPU": 64.0, "GPU": 8.0}
 
 # What an option needs beside it to make a whole.
-COMPANIONS = {"learner=zero3_offload": ["cluster=gpu_disaggregated"]}
+COMPANIONS = {
+    "learner=zero3_offload": ["cluster=gpu_disaggregated"],
+    "judge=reward_model": ["judge.reward_model.path=models/rm"],
+}
 LONG_PROMPTS = ["learner.micro_batch_tokens=4096"]
 
 
@@ -85,3 +88,32 @@ def test_the_quickstart_takes_twelve_steps_of_thirty_two_samples() -> None:
     assert num_train_prompts * config.run.epochs / config.rollout.prompts_per_step == 12
     assert config.rollout.prompts_per_step * config.rollout.samples_per_prompt == 32
     assert config.max_sequence_tokens == 128 + 64
+
+
+@pytest.mark.parametrize(
+    ("name", "use"),
+    [
+        ("paper_health_rm_on", "on_policy"),
+        ("paper_health_rm_off", "off_policy"),
+        ("paper_health_rm_both", "both"),
+    ],
+)
+def test_the_papers_reward_models_have_the_settings_of_table_7(name: str, use: str) -> None:
+    config = compose([f"experiment={name}"])
+    assert config.model.name_or_path == "meta-llama/Llama-3.1-8B-Instruct"
+    assert (config.learner.learning_rate, config.learner.warmup_frac) == (1e-5, 0.1)
+    assert (config.learner.schedule, config.run.epochs) == ("cosine", 10)
+    # 4 pairs per device x 4 accumulation x 8 devices
+    assert config.bradley_terry.pairs_per_step == 4 * 4 * 8
+    assert config.bradley_terry.max_tokens == 8192
+    assert (config.bradley_terry.use, config.bradley_terry.pairs_per_prompt) == (use, 1)
+
+
+def test_the_papers_sft_has_two_answers_a_prompt_and_its_reward_model_trains_as_table_4() -> None:
+    assert compose(["experiment=paper_health_sft"]).sft.top_k == 2
+    on_model, on_rubrics = (
+        compose([f"experiment={name}"]) for name in ("paper_health_rm_grpo", "paper_health")
+    )
+    assert on_model.judge.llm is None and on_model.judge.reward_model is not None
+    assert on_model.rollout.prompts_per_step == on_rubrics.rollout.prompts_per_step
+    assert on_model.algorithm == on_rubrics.algorithm

@@ -38,6 +38,25 @@ COLOCATED_GPU = ("cluster=gpu_colocated",)
             "(cluster.placement='disaggregated'): set cluster.weight_transport=nccl",
         ),
         (
+            ("judge=likert", "rubrics=gated"),
+            "rubrics.reward='gated' is made of criteria, and judge.llm.mode='likert' grades the "
+            "answer as a whole: set rubrics.reward=weighted_share, which is then the grade",
+        ),
+        (
+            ("judge=reward_model", "judge.reward_model.path=m", "refinement=offline"),
+            "judge.reward_model uses no rubric, so there is nothing to refine: set refinement=none",
+        ),
+        (
+            ("judge=openai", "judge.reward_model.path=m"),
+            "judge.reward_model and judge.llm are both set, and a reward has one source: set "
+            "judge=reward_model, which takes the LLM away, or judge.reward_model=null",
+        ),
+        (
+            ("judge=likert", "judge.llm.logprobs=true"),
+            "judge.llm.votes=1 and judge.llm.logprobs=True are about met and unmet, not about "
+            "grades (judge.llm.mode='likert'): set votes=1 and logprobs=false",
+        ),
+        (
             (*GPU, "rollout=transformers", "rollout.tensor_parallel_size=2"),
             "rollout.tensor_parallel_size=2 needs rollout.engine=vllm",
         ),

@@ -9,7 +9,7 @@ from deepspeed.runtime.config import DeepSpeedConfig
 
 from rubric_rl.config.schema import LearnerConfig
 from rubric_rl.learner.deepspeed_config import deepspeed_config, reference_deepspeed_config
-from rubric_rl.learner.policy import warmup_factor
+from rubric_rl.learner.policy import schedule_factor
 
 
 def parsed(device_type: str = "cpu", **overrides: Any) -> DeepSpeedConfig:
@@ -59,8 +59,8 @@ def test_the_reference_is_sharded_by_stage_3_whatever_it_takes() -> None:
 
 def test_warm_up_rises_linearly_from_its_first_share_and_stays_at_one() -> None:
     # 4 steps of warm-up: 1/4, 2/4, 3/4, 1, 1
-    assert [warmup_factor(step, 4) for step in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    assert [schedule_factor(step, 4) for step in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
 
 
 def test_without_warm_up_the_first_step_has_the_full_rate() -> None:
-    assert warmup_factor(0, 0) == 1.0
+    assert schedule_factor(0, 0) == 1.0

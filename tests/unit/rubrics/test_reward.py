@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rubric_rl.rubrics.reward import RewardName, gated, score, signed_points, weighted_share
+from rubric_rl.rubrics.whole_answer import WHOLE, whole_answer_rubric
 from rubric_rl.types import (
     Criterion,
     CriterionKind,
@@ -354,3 +355,12 @@ def test_a_gated_reward_is_0_or_what_it_would_have_been(values: tuple[VerdictVal
     assert got.gated_from in (None, share)
     if got.gated_from is not None:
         assert got.value == 0
+
+
+def test_a_grade_of_the_whole_answer_is_its_share_whatever_number_it_is() -> None:
+    rubric = whole_answer_rubric("p")
+    for grade in (0.25, -3.5, 12.0):
+        graded = [Verdict(cid=WHOLE, value=VerdictValue.GRADED, reason="", grade=grade)]
+        assert weighted_share(rubric, graded) == grade
+    unknown = [Verdict(cid=WHOLE, value=UNKNOWN, reason="", cause=FailureCause.REWARD_MODEL)]
+    assert score(rubric, unknown, reward="weighted_share", min_coverage=0.5).value is None

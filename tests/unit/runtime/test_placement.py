@@ -12,6 +12,7 @@ from rubric_rl.runtime.placement import (
     bind_to_nodes,
     check_plan,
     describe,
+    plan_learners,
     plan_placement,
 )
 
@@ -87,6 +88,25 @@ def test_reference_workers_have_bundles_and_gpus_of_their_own(placement: str) ->
     text = refusal(plan, {"CPU": 99.0, "GPU": 2.0})
     assert "2 reference workers x 1 GPU" in text
     assert "learner.reference_workers (2)" in text
+
+
+@pytest.mark.parametrize(("device", "gpus"), [("gpu", 1), ("cpu", 0)])
+def test_judges_that_host_a_reward_model_have_a_device_each(device: str, gpus: int) -> None:
+    raw = {name: dict(section) for name, section in BASE.items()}
+    raw["cluster"] |= {"device": device, "judge_cpus": 0.5}
+    raw["judge"] |= {"num_workers": 2, "reward_model": {"path": "m"}}
+    plan = plan_placement(Config.model_validate(raw))
+    assert layout(plan)[2:] == [(0.5, gpus, ["judge 0"]), (0.5, gpus, ["judge 1"])]
+    assert [actor.gpus for actor in plan.of("judge")] == [gpus, gpus]
+
+
+def test_a_supervised_baseline_has_learner_ranks_and_nothing_else() -> None:
+    raw = {name: dict(section) for name, section in BASE.items()}
+    raw["cluster"] |= {"learner_cpus": 2.0}
+    raw["learner"] |= {"num_workers": 2}
+    plan = plan_learners(Config.model_validate(raw))
+    assert layout(plan) == [(2.0, 1, ["learner 0"]), (2.0, 1, ["learner 1"])]
+    assert plan.workers == "2 learner ranks"
 
 
 def test_a_hosted_judge_on_cpu_reserves_cores_only() -> None:
