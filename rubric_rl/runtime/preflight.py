@@ -24,8 +24,8 @@ from rubric_rl.judging.assembly import judge_templates
 from rubric_rl.judging.judge import check_rubrics
 from rubric_rl.judging.templates import JudgeTemplates
 from rubric_rl.rubrics.rubric_set import RubricSet
-from rubric_rl.runtime.gold import GoldInputs, check_gold
 from rubric_rl.rubrics.whole_answer import whole_answer_rubrics
+from rubric_rl.runtime.gold import GoldInputs, check_gold
 from rubric_rl.runtime.refiner import RefinementInputs, check_refinement
 from rubric_rl.types import Prompt
 
