@@ -76,6 +76,12 @@ def _checkpoints(argv: Sequence[str]) -> int:
     return command(argv)
 
 
+def _serve(argv: Sequence[str]) -> int:
+    from rubric_rl.integrations.serve import main as command
+
+    return command(argv)
+
+
 _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": _train,
     "eval": _eval,
@@ -84,13 +90,15 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "rubrics": _rubrics,
     "theory": _theory,
     "checkpoints": _checkpoints,
+    "serve": _serve,
 }
 _HELP = (
     "train: run a training; judge: grade answers, compare judges; "
     "rollouts: collect answers; eval: win rate, tail accuracy, benchmarks; "
     "rubrics: import, export, lint, show, build, log, diff, analyze; "
     "theory: Theorem 1, Figure 2, what a rubric will do; "
-    "checkpoints: list, verify, export"
+    "checkpoints: list, verify, export; "
+    "serve: rewards over HTTP for other trainers"
 )
 
 _EXIT_USER_ERROR = 2

@@ -39,7 +39,8 @@ ALLOWED = {
     | THIRD
     | THEORY
     | {"controller", "evaluation", "refinement", "runtime"},
-    "cli": {"__init__", "errors", "train", "commands", "observability"},
+    "integrations": FOUNDATION | SECOND | {"__init__", "judging", "commands"},
+    "cli": {"__init__", "errors", "train", "commands", "integrations", "observability"},
 }
 # A criterion carries its rule, so the nouns need this one module.
 EXCEPTIONS = {("types", "rubric_rl.rubrics.rules")}
@@ -51,6 +52,10 @@ ONLY_IN = {
     "deepspeed": {"learner"},
     "vllm": {"rollout", "weight_sync"},
     "matplotlib": {"plots"},
+    "fastapi": {"integrations"},
+    "starlette": {"integrations"},
+    "uvicorn": {"integrations"},
+    "prometheus_client": {"integrations"},
 }
 
 HEAVY = ("torch", "ray", "vllm", "deepspeed", "wandb", "transformers")
@@ -116,7 +121,13 @@ def _heavy_after(statement: str) -> str:
 
 @pytest.mark.parametrize(
     "module",
-    ["rubric_rl.controller.interfaces", "rubric_rl.config.compose", "rubric_rl.runtime.placement"],
+    [
+        "rubric_rl.controller.interfaces",
+        "rubric_rl.config.compose",
+        "rubric_rl.runtime.placement",
+        "rubric_rl.integrations.serve",
+        "rubric_rl.integrations.local_rewards",
+    ],
 )
 def test_importing_the_light_modules_brings_in_no_engine(module: str) -> None:
     assert _heavy_after(f"import {module}") == "[]"
