@@ -59,6 +59,8 @@ class LocalRewards:
         return [self._scorer.scored(a, row) for a, row in zip(answers, rows, strict=True)]
 
     def _stop_loop(self) -> None:
+        ending = self._loop.shutdown_default_executor()
+        asyncio.run_coroutine_threadsafe(ending, self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -67,9 +69,10 @@ class LocalRewards:
 @contextmanager
 def _hydra_set_aside() -> Generator[None]:
     """There is one Hydra in a process, and the trainer may be run by it."""
-    one = GlobalHydra.instance()
-    trainers, one.hydra = one.hydra, None
+    trainers = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
     try:
         yield
     finally:
-        one.hydra = trainers
+        # Hydra puts another instance there in between.
+        GlobalHydra.instance().hydra = trainers

@@ -75,7 +75,7 @@ class RemoteRewards:
             except urllib.error.HTTPError as err:
                 wait_s, failure = self._after_status(err)
             except (OSError, HTTPException) as err:
-                failure = EndpointError(f"the reward server {self._url} is not reached: {err}")
+                failure = EndpointError(f"no answer from the reward server {self._url}: {err}")
                 wait_s = _WAIT_S
             except ValueError as err:
                 raise EndpointError(f"{self._url} answers something else than JSON") from err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ from rubric_rl.integrations.server import ServerLimits
 from rubric_rl.integrations.trl import rubric_reward
 
 from ..commands.conftest import ModelServer
-from .judges import UNSCORED, ReadingJudge, serving_rewards, write_prompts
+from .judges import UNSCORED, ReadingJudge, serving_rewards, wait_until, write_prompts
 
 
 @pytest.fixture
@@ -77,6 +78,7 @@ def test_a_source_that_cant_be_opened_leaves_no_thread(tmp_path: Path) -> None:
     before = threading.active_count()
     path = write_prompts(tmp_path / "prompts.jsonl", rules=False)
     judge = ["judge=openai", "judge.llm.model=m", "judge.llm.base_url=http://127.0.0.1:9/v1"]
+    judge += ["judge.llm.api_key_env=null"]
     with pytest.raises(EndpointError, match="can't be used"):
         LocalRewards(str(path), judge)
     assert threading.active_count() == before
@@ -85,13 +87,20 @@ def test_a_source_that_cant_be_opened_leaves_no_thread(tmp_path: Path) -> None:
 def test_a_server_that_is_full_is_waited_for_and_one_that_isnt_there_is_named() -> None:
     judge = ReadingJudge()
     judge.held.set()
-    with serving_rewards(judge, limits=ServerLimits(max_pending=16)) as url:
+    with (
+        serving_rewards(judge, limits=ServerLimits(max_pending=16)) as url,
+        ThreadPoolExecutor() as pool,
+    ):
+        # 16 answers go out at once, and the 17th has to wait for them.
+        waiting = pool.submit(RemoteRewards(url).score, _requests(*["hold A"] * 16))
+        wait_until(lambda: judge.asked)
         with pytest.raises(WorkerTimeoutError, match=r"no rewards in 0.5 s: 16 answers wait"):
-            RemoteRewards(url, timeout_s=0.5).score(_requests("A", *["hold"] * 16, "A"))
+            RemoteRewards(url, timeout_s=0.5).score(_requests("B"))
+        patient = pool.submit(RemoteRewards(url).score, _requests("B"))
         judge.held.clear()
-        scored = RemoteRewards(url).score(_requests(*["A"] * 40))
-        assert [answer.reward for answer in scored] == [0.75] * 40
-    with pytest.raises(EndpointError, match=f"{url}/v1/score is not reached"):
+        assert [answer.reward for answer in waiting.result()] == [0.75] * 16
+        assert patient.result()[0].reward == 0.25
+    with pytest.raises(EndpointError, match=f"no answer from the reward server {url}/v1/score"):
         RemoteRewards(url, timeout_s=0.1).score(_requests("A"))
 
 
