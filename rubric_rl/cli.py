@@ -106,6 +106,12 @@ def _report(argv: Sequence[str]) -> int:
     return command(argv)
 
 
+def _serve(argv: Sequence[str]) -> int:
+    from rubric_rl.integrations.serve import main as command
+
+    return command(argv)
+
+
 _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": _train,
     "eval": _eval,
@@ -119,6 +125,7 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "report": _report,
     "sft": _sft,
     "reward-model": _reward_model,
+    "serve": _serve,
 }
 _HELP = (
     "train: run a training; judge: grade answers, compare judges; "
@@ -129,7 +136,8 @@ _HELP = (
     "checkpoints: list, verify, export; "
     "report: one HTML file on a run, or on several compared; "
     "lab: do refined rubrics delay over-optimisation; "
-    "sft, reward-model: train the baselines"
+    "sft, reward-model: train the baselines; "
+    "serve: rewards over HTTP for other trainers"
 )
 
 _EXIT_USER_ERROR = 2

@@ -87,12 +87,17 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--limit", type=_count, default=10, help="doubts and drops to list (10)")
     _add_writing(command)
 
-    command = _command(commands, "export", _export, "read any format, write ours or verl's")
+    command = _command(commands, "export", _export, "read any format, write ours or a trainer's")
     command.add_argument("--to", type=Path, required=True, metavar="OUT")
     command.add_argument(
         "--layout",
         choices=get_args(Layout),
         help="default: verl for .parquet, canonical for .jsonl",
+    )
+    command.add_argument(
+        "--split",
+        choices=("train", "eval"),
+        help="only rows of one split, those without a mark among train (default: all)",
     )
     _add_writing(command)
 
@@ -246,11 +251,14 @@ def _export(args: argparse.Namespace) -> int:
             f"{args.input} has {len(file.imported.doubts)} doubts: settle them with `rubric-rl "
             "rubrics import`, and export the file that it writes"
         )
+    prompts = [p for p in file.imported.loaded if args.split in (None, p.split or "train")]
+    if not prompts:
+        raise DataError(f"{args.input} has no prompt of the split {args.split!r}")
     if args.dry_run:
         _say(f"dry run: {out} is not written")
         return 0
-    export_prompts(file.imported.loaded, out, layout)
-    _say(f"wrote {counts_of(file)['kept']} prompts to {out} (layout {layout})")
+    export_prompts(prompts, out, layout)
+    _say(f"wrote {len(prompts)} prompts to {out} (layout {layout})")
     return 0
 
 

@@ -1,10 +1,14 @@
-"""Prompts with their rubrics as files: our own JSONL, and verl's layout.
+"""Prompts with their rubrics as files: our own JSONL, and the layouts of other trainers.
 
     canonical   .jsonl              see `data.canonical` and `data.formats.canonical`
     verl        .parquet, .jsonl    see `data.formats.verl`
+    openrlhf    .jsonl              prompt (messages), label (the prompt's id), datasource
+    trl         .parquet, .jsonl    prompt (messages), prompt_id, domain
 
-Reading a file that was written here gives the prompts that were written, but for
-`source`, which says where a record was read. A file is there completely or not at all.
+Reading a canonical file or one of verl's that was written here gives the prompts that were
+written, but for `source`, which says where a record was read. Those of OpenRLHF and TRL name
+prompts and hold no rubrics: these are with whoever judges. A file is there completely or not
+at all.
 """
 
 from __future__ import annotations
@@ -26,11 +30,13 @@ if TYPE_CHECKING:
     # Takes long to import, and is needed for Parquet only.
     import pyarrow as pa
 
-Layout = Literal["canonical", "verl"]
+Layout = Literal["canonical", "verl", "openrlhf", "trl"]
 
 LAYOUT_SUFFIXES: dict[Layout, tuple[str, ...]] = {
     "canonical": (".jsonl",),
     "verl": (".parquet", ".jsonl"),
+    "openrlhf": (".jsonl",),
+    "trl": (".parquet", ".jsonl"),
 }
 
 
@@ -42,12 +48,18 @@ def export_prompts(prompts: Sequence[LoadedPrompt], path: Path, layout: Layout) 
             doesn't exist.
     """
     check_output(path, layout)
-    if layout == "canonical":
-        _write_jsonl(map(canonical_row, prompts), path)
-    elif path.suffix.lower() == ".jsonl":
-        _write_jsonl(_verl_rows(prompts), path)
+    rows = _rows(prompts, layout)
+    if path.suffix.lower() == ".jsonl":
+        _write_jsonl(rows, path)
     else:
-        _write_parquet(_verl_rows(prompts), path)
+        _write_parquet(rows, _verl_schema() if layout == "verl" else _trl_schema(), path)
+
+
+def _rows(prompts: Sequence[LoadedPrompt], layout: Layout) -> Iterator[dict[str, object]]:
+    if layout == "verl":
+        return _verl_rows(prompts)
+    row_of = {"canonical": canonical_row, "openrlhf": openrlhf_row, "trl": trl_row}[layout]
+    return map(row_of, prompts)
 
 
 def check_output(path: Path, layout: Layout) -> None:
@@ -86,6 +98,30 @@ def _messages(messages: Iterable[Message]) -> list[dict[str, str]]:
 
 def _lineage(lineage: Lineage) -> dict[str, object]:
     return {"op": lineage.op, "from": list(lineage.sources)}
+
+
+# ----------------------------------------------------------------------------
+# OpenRLHF and TRL
+
+
+def openrlhf_row(prompt: LoadedPrompt) -> dict[str, object]:
+    """One row for --data.input_key prompt --data.label_key label --data.apply_chat_template."""
+    record = prompt.record
+    return {
+        "prompt": _messages(record.messages),
+        "label": record.prompt_id,
+        "datasource": record.domain,
+    }
+
+
+def trl_row(prompt: LoadedPrompt) -> dict[str, object]:
+    """One row in TRL's conversational prompt-only type; reward functions get the other columns."""
+    record = prompt.record
+    return {
+        "prompt": _messages(record.messages),
+        "prompt_id": record.prompt_id,
+        "domain": record.domain,
+    }
 
 
 # ----------------------------------------------------------------------------
@@ -154,16 +190,24 @@ def _write_jsonl(rows: Iterable[dict[str, object]], path: Path) -> None:
             file.write(json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n")
 
 
-def _write_parquet(rows: Iterable[dict[str, object]], path: Path) -> None:
+def _write_parquet(rows: Iterable[dict[str, object]], schema: pa.Schema, path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    table = pa.Table.from_pylist(list(rows), schema=_schema())
+    table = pa.Table.from_pylist(list(rows), schema=schema)
     with _replaced(path) as file:
         pq.write_table(table, file)
 
 
-def _schema() -> pa.Schema:
+def _trl_schema() -> pa.Schema:
+    import pyarrow as pa
+
+    text = pa.string()
+    messages = pa.list_(pa.struct({"role": text, "content": text}))
+    return pa.schema({"prompt": messages, "prompt_id": text, "domain": text})
+
+
+def _verl_schema() -> pa.Schema:
     """Said and not inferred: a column that is null in every row would have no type."""
     import pyarrow as pa
 

@@ -277,7 +277,7 @@ async def grade(
     try:
         while True:
             for answer, digest in waiting:
-                running.add(asyncio.create_task(_grade_one(answer, digest, judge, rubrics)))
+                running.add(asyncio.create_task(grade_one(answer, digest, judge, rubrics)))
                 if len(running) >= max_in_flight:
                     break
             if not running:
@@ -290,9 +290,8 @@ async def grade(
         await asyncio.gather(*running, return_exceptions=True)
 
 
-async def _grade_one(
-    answer: Answer, digest: str, judge: Judge, rubrics: RubricsConfig
-) -> GradedRow:
+async def grade_one(answer: Answer, digest: str, judge: Judge, rubrics: RubricsConfig) -> GradedRow:
+    """Judge one answer; `digest` is its content hash, which goes into the row."""
     sample = Sample(
         prompt_id=answer.record.prompt_id,
         sample_index=0,

@@ -17,8 +17,9 @@ from rubric_rl.data.small_model import default_cache_dir
 TRL_VERSION = "1.16.0"
 ROOT = Path(__file__).resolve().parents[2]
 _PINS = ROOT / "launch/requirements/cpu.txt"
-# The last two are for our rules, which the reward function runs there.
-_PACKAGES = (f"trl=={TRL_VERSION}", "torch", "transformers", "pydantic", "regex")
+# The last four are for our rules and judge, which reward functions run there.
+_OURS = ("pydantic", "regex", "hydra-core", "openai")
+_PACKAGES = (f"trl=={TRL_VERSION}", "torch", "transformers", *_OURS)
 _INSTALL_TIMEOUT_S = 900
 
 

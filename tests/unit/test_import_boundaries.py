@@ -44,7 +44,8 @@ ALLOWED = {
     | THEORY
     | {"baselines", "controller", "evaluation", "lab", "paper_tables", "refinement", "run_report"}
     | {"runtime"},
-    "cli": {"__init__", "errors", "train", "commands", "observability"},
+    "integrations": FOUNDATION | SECOND | {"judging", "commands"},
+    "cli": {"__init__", "errors", "train", "commands", "integrations", "observability"},
 }
 # A criterion carries its rule, so the nouns need this one module. A run that ends by the
 # decline of gold goes by the rule that reports go by.
@@ -60,6 +61,10 @@ ONLY_IN = {
     "deepspeed": {"learner"},
     "vllm": {"rollout", "weight_sync"},
     "matplotlib": {"plots"},
+    "fastapi": {"integrations"},
+    "starlette": {"integrations"},
+    "uvicorn": {"integrations"},
+    "prometheus_client": {"integrations"},
 }
 
 HEAVY = ("torch", "ray", "vllm", "deepspeed", "wandb", "transformers")
@@ -130,6 +135,8 @@ def _heavy_after(statement: str) -> str:
         "rubric_rl.config.compose",
         "rubric_rl.runtime.placement",
         "rubric_rl.commands.report",
+        "rubric_rl.integrations.serve",
+        "rubric_rl.integrations.local_rewards",
     ],
 )
 def test_importing_the_light_modules_brings_in_no_engine(module: str) -> None:

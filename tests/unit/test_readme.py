@@ -8,8 +8,10 @@ import pytest
 
 from rubric_rl.commands.evaluate import main as evaluate
 from rubric_rl.commands.report import main as report
+from rubric_rl.commands.rubrics import main as rubrics
 from rubric_rl.config.compose import compose
 from rubric_rl.errors import DataError
+from rubric_rl.integrations.serve import main as serve
 from rubric_rl.observability.metrics import markdown_table
 
 ROOT = Path(__file__).parents[2]
@@ -50,6 +52,15 @@ def test_every_report_is_understood(command: str, tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match="is not a folder"):
         report(shlex.split(command, comments=True)[2:])
+
+
+@pytest.mark.parametrize("command", [*commands("serve"), *commands("rubrics export")])
+def test_every_command_for_other_trainers_is_understood(command: str, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = shlex.split(command, comments=True)[1:]
+    main = {"serve": serve, "rubrics": rubrics}[words[0]]
+    with pytest.raises(DataError, match=r"no such file|does not exist"):
+        main(words[1:])
 
 
 def test_every_file_of_the_layout_exists():

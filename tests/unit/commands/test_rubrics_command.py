@@ -339,6 +339,30 @@ def test_the_layout_follows_the_suffix_and_can_be_given(
     assert said.out.splitlines()[0] == f"wrote 2 prompts to {tmp_path}/a.parquet (layout verl)"
 
 
+def test_one_split_can_be_exported_alone(tmp_path: Path) -> None:
+    criterion = {"id": "c", "text": "Says so.", "weight": 1}
+    rows = [
+        {
+            "id": name,
+            "domain": "d",
+            "messages": [{"role": "user", "content": name}],
+            "rubric": {"criteria": [criterion]},
+        }
+        | split
+        for name, split in (("a", {"split": "train"}), ("b", {"split": "eval"}), ("c", {}))
+    ]
+    source = write(tmp_path / "prompts.jsonl", rows)
+    ids = {}
+    for split in ("train", "eval"):
+        out = tmp_path / f"{split}.jsonl"
+        run("export", source, "--to", out, "--layout", "trl", "--split", split)
+        ids[split] = [json.loads(line)["prompt_id"] for line in out.read_text().splitlines()]
+    assert ids == {"train": ["a", "c"], "eval": ["b"]}
+    with pytest.raises(DataError, match="no prompt of the split 'eval'"):
+        source = write(tmp_path / "train_only.jsonl", rows[:1])
+        run("export", source, "--to", tmp_path / "x.jsonl", "--split", "eval")
+
+
 def test_doubts_are_settled_by_an_import_and_not_by_an_export(
     doubtful: Path, tmp_path: Path
 ) -> None:

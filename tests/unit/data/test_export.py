@@ -199,6 +199,22 @@ def test_writing_what_was_read_gives_the_same_bytes(
 # The layouts
 
 
+def test_openrlhfs_and_trls_rows_name_the_prompt_and_hold_no_rubric(tmp_path: Path) -> None:
+    prompt = full_prompt()
+    record = prompt.record
+    turns = [{"role": m.role, "content": m.content} for m in record.messages]
+    for name in ("t.jsonl", "t.parquet"):
+        export_prompts([prompt], tmp_path / name, "trl")
+    export_prompts([prompt], tmp_path / "o.jsonl", "openrlhf")
+    trl = {"prompt": turns, "prompt_id": record.prompt_id, "domain": record.domain}
+    openrlhf = {"prompt": turns, "label": record.prompt_id, "datasource": record.domain}
+    assert json.loads((tmp_path / "t.jsonl").read_text(encoding="utf-8")) == trl
+    assert pq.read_table(tmp_path / "t.parquet").to_pylist() == [trl]
+    assert json.loads((tmp_path / "o.jsonl").read_text(encoding="utf-8")) == openrlhf
+    with pytest.raises(DataError, match=r"'openrlhf' is written to a \.jsonl file"):
+        export_prompts([prompt], tmp_path / "o.parquet", "openrlhf")
+
+
 def test_points_are_polarity_times_weight_and_ground_truth_is_empty() -> None:
     row = json.loads(json.dumps(verl_row(full_prompt(), 0)))
     assert row["data_source"] == row["ability"] == "health"
