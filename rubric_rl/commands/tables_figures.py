@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from matplotlib.figure import Figure
-
 from rubric_rl.paper_tables.cells import Cell
 from rubric_rl.paper_tables.layout import LAYOUTS, CellKey
 from rubric_rl.paper_tables.render import Exhibit
 from rubric_rl.plots.figure2 import draw_panels
 from rubric_rl.plots.paper_figures import Panel, Series, draw_dynamics, draw_shares
-from rubric_rl.plots.style import as_png, as_svg
+from rubric_rl.plots.style import Figure, as_png, as_svg
 from rubric_rl.theory.figure2 import figure2
 
 _BASE = "base"
