@@ -39,7 +39,7 @@ h3 {{ font-size: 1.05rem; margin: 1.5rem 0 .5rem; }}
 h4 {{ font-size: 1rem; margin: 1rem 0 .25rem; }}
 h1, h2, h3, h4, code, dd, td, th, summary, li, figcaption {{ overflow-wrap: anywhere; }}
 p {{ max-width: 60rem; }}
-a {{ color: var(--c0); }}
+a {{ color: inherit; }}
 nav ul, ul.legend {{ list-style: none; display: flex; flex-wrap: wrap; gap: .25rem 1rem;
   margin: .25rem 0; padding: 0; }}
 .note, caption, summary {{ color: var(--dim); }}
