@@ -70,6 +70,12 @@ def _eval(argv: Sequence[str]) -> int:
     return command(argv)
 
 
+def _plan(argv: Sequence[str]) -> int:
+    from rubric_rl.commands.plan import main as command
+
+    return command(argv)
+
+
 def _checkpoints(argv: Sequence[str]) -> int:
     from rubric_rl.commands.checkpoints import main as command
 
@@ -78,6 +84,7 @@ def _checkpoints(argv: Sequence[str]) -> int:
 
 _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": _train,
+    "plan": _plan,
     "eval": _eval,
     "rollouts": _rollouts,
     "judge": _judge,
@@ -86,7 +93,8 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "checkpoints": _checkpoints,
 }
 _HELP = (
-    "train: run a training; judge: grade answers, compare judges; "
+    "train: run a training; plan: what a run will take; "
+    "judge: grade answers, compare judges; "
     "rollouts: collect answers; eval: win rate, tail accuracy, benchmarks; "
     "rubrics: import, export, lint, show, build, log, diff, analyze; "
     "theory: Theorem 1, Figure 2, what a rubric will do; "
