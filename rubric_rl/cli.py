@@ -76,6 +76,12 @@ def _plan(argv: Sequence[str]) -> int:
     return command(argv)
 
 
+def _doctor(argv: Sequence[str]) -> int:
+    from rubric_rl.commands.doctor import main as command
+
+    return command(argv)
+
+
 def _checkpoints(argv: Sequence[str]) -> int:
     from rubric_rl.commands.checkpoints import main as command
 
@@ -85,6 +91,7 @@ def _checkpoints(argv: Sequence[str]) -> int:
 _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": _train,
     "plan": _plan,
+    "doctor": _doctor,
     "eval": _eval,
     "rollouts": _rollouts,
     "judge": _judge,
@@ -93,7 +100,7 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "checkpoints": _checkpoints,
 }
 _HELP = (
-    "train: run a training; plan: what a run will take; "
+    "train: run a training; plan: what a run will take; doctor: whether it would start; "
     "judge: grade answers, compare judges; "
     "rollouts: collect answers; eval: win rate, tail accuracy, benchmarks; "
     "rubrics: import, export, lint, show, build, log, diff, analyze; "

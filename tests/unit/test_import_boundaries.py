@@ -33,13 +33,14 @@ ALLOWED = {
     "evaluation": FOUNDATION | SECOND | {"judging", "refinement"},
     "controller": FOUNDATION | SECOND | {"refinement"},
     "planning": FOUNDATION | {"controller", "judging"},
+    "doctor": FOUNDATION | {"observability"},
     "runtime": FOUNDATION | SECOND | THIRD | {"controller", "refinement"},
     "train": FOUNDATION | SECOND | THIRD | {"controller", "runtime", "cli"},
     "commands": FOUNDATION
     | SECOND
     | THIRD
     | THEORY
-    | {"controller", "evaluation", "planning", "refinement", "runtime"},
+    | {"controller", "doctor", "evaluation", "planning", "refinement", "runtime"},
     "cli": {"__init__", "errors", "train", "commands", "observability"},
 }
 # A criterion carries its rule, so the nouns need this one module.
