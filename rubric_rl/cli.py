@@ -82,6 +82,12 @@ def _lab(argv: Sequence[str]) -> int:
     return command(argv)
 
 
+def _plan(argv: Sequence[str]) -> int:
+    from rubric_rl.commands.plan import main as command
+
+    return command(argv)
+
+
 def _sft(argv: Sequence[str]) -> int:
     from rubric_rl.commands.sft import main as command
 
@@ -90,6 +96,12 @@ def _sft(argv: Sequence[str]) -> int:
 
 def _reward_model(argv: Sequence[str]) -> int:
     from rubric_rl.commands.reward_model import main as command
+
+    return command(argv)
+
+
+def _doctor(argv: Sequence[str]) -> int:
+    from rubric_rl.commands.doctor import main as command
 
     return command(argv)
 
@@ -114,6 +126,8 @@ def _serve(argv: Sequence[str]) -> int:
 
 _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": _train,
+    "plan": _plan,
+    "doctor": _doctor,
     "eval": _eval,
     "rollouts": _rollouts,
     "judge": _judge,
@@ -128,7 +142,8 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "serve": _serve,
 }
 _HELP = (
-    "train: run a training; judge: grade answers, compare judges; "
+    "train: run a training; plan: what a run will take; doctor: whether it would start; "
+    "judge: grade answers, compare judges; "
     "rollouts: collect answers; eval: win rate, tail accuracy, benchmarks, over-optimisation; "
     "rubrics: import, export, lint, show, build, log, diff, analyze; "
     "theory: Theorem 1, Figure 2, what a rubric will do; "

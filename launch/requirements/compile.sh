@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Pins the CPU stack anew from pyproject.toml into cpu.txt, without addresses.
+# Pins the CPU and the GPU stack anew from pyproject.toml into cpu.txt and gpu.txt, without
+# addresses.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 if [ -n "${PIP_FIND_LINKS:-}" ]; then
@@ -11,3 +12,8 @@ fi
 .venv/bin/uv pip compile --quiet --no-emit-index-url --no-emit-find-links --no-header --no-annotate \
     --python-version 3.11 --override launch/requirements/overrides.txt "${torch_backend[@]}" \
     --extra cpu --extra dev pyproject.toml launch/requirements/build.in -o launch/requirements/cpu.txt
+# PyPI's own builds are those of CUDA; FlashAttention builds against them in docker/Dockerfile.
+.venv/bin/uv pip compile --quiet --no-emit-index-url --no-emit-find-links --no-header --no-annotate \
+    --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
+    --override launch/requirements/gpu_overrides.txt \
+    --extra gpu pyproject.toml launch/requirements/build.in -o launch/requirements/gpu.txt

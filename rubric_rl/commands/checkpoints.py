@@ -16,6 +16,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 from pydantic import ValidationError
 
+from rubric_rl.commands.dry_run import tell
 from rubric_rl.config.schema import Config
 from rubric_rl.controller.best_checkpoints import best, read_score
 from rubric_rl.controller.checkpoint_files import (
@@ -45,7 +46,8 @@ def main(argv: Sequence[str]) -> int:
         return _list(folder, found)
     if args.command == "verify":
         return _verify([_of_step(found, step) for step in args.steps] or found)
-    return _export(folder, _chosen(folder, found, args.checkpoint), args.directory)
+    chosen = _chosen(folder, found, args.checkpoint)
+    return _export(folder, chosen, args.directory, dry_run=args.dry_run)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -65,6 +67,9 @@ def _parser() -> argparse.ArgumentParser:
         default="newest",
         metavar="STEP",
         help="a step, `newest` (default) or `best`",
+    )
+    export.add_argument(
+        "--dry-run", action="store_true", help="check the checkpoint; write nothing"
     )
     return parser
 
@@ -117,13 +122,16 @@ def _age(path: Path) -> str:
 # export
 
 
-def _export(folder: RunFolder, checkpoint: Checkpoint, target: Path) -> int:
+def _export(folder: RunFolder, checkpoint: Checkpoint, target: Path, *, dry_run: bool) -> int:
     if target.exists():
         raise DataError(f"{str(target)!r} exists: give a directory that doesn't")
     problem = damage(checkpoint.path) or alteration(checkpoint.path)
     if problem is not None:
         raise DataError(f"{checkpoint.path.name} can't be exported: {problem}. Choose another step")
     config = _config(folder)
+    if dry_run:
+        tell(f"{target} would get the policy of step {checkpoint.step}, which is whole")
+        return 0
     from rubric_rl.data.tokenizing import resolve_model_path
     from rubric_rl.learner.exporting import export_checkpoint
 

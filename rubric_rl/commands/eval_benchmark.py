@@ -18,6 +18,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Column, Table
 
+from rubric_rl.commands.dry_run import tell, tell_outputs
 from rubric_rl.commands.eval_inputs import (
     add_judging_arguments,
     add_policy_arguments,
@@ -29,7 +30,7 @@ from rubric_rl.commands.eval_inputs import (
     write_figures,
 )
 from rubric_rl.commands.eval_text import estimate_cells, wrapped_causes
-from rubric_rl.commands.grading_run import grading_job, run_grading
+from rubric_rl.commands.grading_run import GradingJob, grading_job, run_grading, tell_grading
 from rubric_rl.commands.judge_inputs import judge_config, positive, prompts_with_rubrics
 from rubric_rl.commands.local_rollouts import CreateEngine
 from rubric_rl.config.schema import Config
@@ -60,7 +61,8 @@ grader asks for each criterion in a call of its own: judge.llm.mode=each.
 def main(name: str, argv: Sequence[str], create: CreateEngine = create_engine) -> int:
     """Run `healthbench` or `prbench` and return the exit code. Raises RubricRLError."""
     args = _parser(name).parse_intermixed_args(argv)
-    check_writable(args.out)
+    if not args.dry_run:
+        check_writable(args.out)
     labels = parse_labels(args.label)
     config = judge_config(args.overrides, what="an evaluation")
     if config.judge.grades_whole_answers:
@@ -69,6 +71,8 @@ def main(name: str, argv: Sequence[str], create: CreateEngine = create_engine) -
             "judge.llm.mode=each, and no judge.reward_model"
         )
     prompts = prompts_with_rubrics(args.rubrics, args.format)
+    if args.dry_run:
+        return _dry_run(args, config, prompts, create)
     try:
         rows = _graded_rows(args, config, prompts, create)
     except KeyboardInterrupt:
@@ -108,26 +112,57 @@ def _graded_rows(
     create: CreateEngine,
 ) -> list[GradedRow]:
     if _is_graded(args.input):
-        if config.judge.llm is not None:
-            raise ConfigError(
-                f"{args.input} is graded already, and no judge is asked: leave the overrides of "
-                "judge out, or give the answers"
-            )
+        _refuse_judge(args, config)
         return read_graded(args.input)
     llm = config.judge.llm
     check_rubrics((p.rubric for p in prompts.values()), has_llm=llm is not None)
     if args.input.is_dir() and llm is not None:
         # A model takes its time to answer: not before the judge is known to be there.
         asyncio.run(check_judge(llm))
+    return asyncio.run(run_grading(_grading(args, config, prompts, create), sys.stderr))
+
+
+def _refuse_judge(args: argparse.Namespace, config: Config) -> None:
+    if config.judge.llm is not None:
+        raise ConfigError(
+            f"{args.input} is graded already, and no judge is asked: leave the overrides of "
+            "judge out, or give the answers"
+        )
+
+
+def _grading(
+    args: argparse.Namespace,
+    config: Config,
+    prompts: Mapping[str, LoadedPrompt],
+    create: CreateEngine,
+) -> GradingJob:
     pool = policy_answers(args, args.rubrics, create)
     answered = [c for own in list(pool.by_prompt.values())[: args.limit] for c in own]
-    job = grading_job(
+    return grading_job(
         rubric_answers(answered, prompts),
         config,
         out=beside(args.out, "graded"),
         retry_unknown=args.retry_unknown,
     )
-    return asyncio.run(run_grading(job, sys.stderr))
+
+
+def _dry_run(
+    args: argparse.Namespace,
+    config: Config,
+    prompts: Mapping[str, LoadedPrompt],
+    create: CreateEngine,
+) -> int:
+    tell_outputs(args.out)
+    if _is_graded(args.input):
+        _refuse_judge(args, config)
+        tell(f"{len(read_graded(args.input))} graded answers would be scored; nothing is asked")
+        return 0
+    check_rubrics((p.rubric for p in prompts.values()), has_llm=config.judge.llm is not None)
+    if args.input.is_dir():
+        tell(f"{args.input} would answer {len(prompts)} prompts, which then are graded")
+        return 0
+    tell_grading(_grading(args, config, prompts, create))
+    return 0
 
 
 def _is_graded(path: Path) -> bool:

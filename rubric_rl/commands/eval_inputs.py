@@ -63,6 +63,9 @@ def add_judging_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--retry-unknown", action="store_true", help="ask again where the judge failed before"
     )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="check the inputs and estimate; ask nothing"
+    )
 
 
 def beside(out: Path, what: str) -> Path:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rubric_rl.commands.annotation_run import AnnotationJob, run_annotations
+from rubric_rl.commands.dry_run import tell, tell_comparisons, tell_outputs
 from rubric_rl.commands.endpoint_rollouts import parse_endpoint
 from rubric_rl.commands.eval_inputs import (
     add_judging_arguments,
@@ -26,7 +27,7 @@ from rubric_rl.commands.eval_inputs import (
     write_figures,
 )
 from rubric_rl.commands.eval_tail_text import FORMAT, TailFile, print_tail
-from rubric_rl.commands.grading_run import GradingJob, grading_job, run_grading
+from rubric_rl.commands.grading_run import GradingJob, grading_job, run_grading, tell_grading
 from rubric_rl.commands.judge_inputs import judge_config, positive, prompts_with_rubrics
 from rubric_rl.config.judge import JudgeConfig
 from rubric_rl.config.schema import Config
@@ -75,8 +76,11 @@ and the same command goes on. judge.budget.max_cost_usd holds for both together.
 def main(argv: Sequence[str]) -> int:
     """Run the command and return its exit code. Raises RubricRLError."""
     args = _parser().parse_intermixed_args(argv)
-    check_writable(args.out)
+    if not args.dry_run:
+        check_writable(args.out)
     job = _job(args)
+    if args.dry_run:
+        return _dry_run(args, job)
     try:
         result = asyncio.run(_measure(job))
     except KeyboardInterrupt:
@@ -255,6 +259,15 @@ def _suffix(number: int) -> str:
 
 # ----------------------------------------------------------------------------
 # Measuring
+
+
+def _dry_run(args: argparse.Namespace, job: _Job) -> int:
+    tell_outputs(args.out)
+    tell(f"{len(job.pairs)} pairs, {job.num_gradings} gradings of each answer")
+    tell_grading(job.grading)
+    if job.truth is not None:
+        tell_comparisons(len(job.pairs), job.truth_out)
+    return 0
 
 
 async def _measure(job: _Job) -> TailFile:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rubric_rl.commands.annotation_run import AnnotationJob, run_annotations
+from rubric_rl.commands.dry_run import tell, tell_comparisons, tell_outputs
 from rubric_rl.commands.eval_inputs import (
     add_judging_arguments,
     add_policy_arguments,
@@ -28,7 +29,7 @@ from rubric_rl.commands.eval_inputs import (
     write_figures,
 )
 from rubric_rl.commands.eval_winrate_text import FORMAT, WinRateFile, print_win_rate
-from rubric_rl.commands.grading_run import grading_job, run_grading
+from rubric_rl.commands.grading_run import GradingJob, grading_job, run_grading, tell_grading
 from rubric_rl.commands.judge_inputs import judge_config, positive, prompts_with_rubrics
 from rubric_rl.commands.local_rollouts import CreateEngine
 from rubric_rl.config.schema import Config
@@ -45,6 +46,7 @@ from rubric_rl.evaluation.outcomes import (
     judged_by_scores,
 )
 from rubric_rl.evaluation.pairing import Pairing, pair_answers
+from rubric_rl.evaluation.pairwise_judge import Comparison
 from rubric_rl.evaluation.winrate import WinRate, win_rate
 from rubric_rl.judging.endpoint import check_judge, check_price
 from rubric_rl.refinement.candidates import read_pool
@@ -68,9 +70,12 @@ where it stopped. A pair whose judge failed is unknown, and in no rate.
 def main(argv: Sequence[str], create: CreateEngine = create_engine) -> int:
     """Run the command and return its exit code. Raises RubricRLError."""
     args = _parser().parse_intermixed_args(argv)
-    check_writable(args.out)
+    if not args.dry_run:
+        check_writable(args.out)
     config = judge_config(args.overrides, what="an evaluation")
     _check(args, config)
+    if args.dry_run:
+        return _dry_run(args, config, create)
     try:
         result = _evaluate(args, config, create)
     except KeyboardInterrupt:
@@ -189,6 +194,26 @@ def _evaluate(args: argparse.Namespace, config: Config, create: CreateEngine) ->
     )
 
 
+def _dry_run(args: argparse.Namespace, config: Config, create: CreateEngine) -> int:
+    opponent = of_source(read_pool(args.against), args.against_source, "--against-source")
+    prompts = _prompts(args)
+    tell_outputs(args.out)
+    if args.input.is_dir():
+        tell(f"{args.input} would answer {len(prompts)} prompts, which then are compared")
+        return 0
+    policy = policy_answers(args, args.prompts, create)
+    pairing = pair_answers(policy, opponent, limit=args.limit)
+    sides = f"{pairing.policy.source} and {pairing.opponent.source}"
+    tell(f"{len(pairing.pairs)} pairs of {sides}, by {args.by}")
+    if args.by == "llm":
+        asked = _comparisons(args, pairing, prompts)
+        out = args.annotations or beside(args.out, "annotations")
+        tell_comparisons(sum(map(len, asked)), out)
+    elif args.by == "rubric":
+        tell_grading(_grading(args, config, pairing, prompts))
+    return 0
+
+
 def _prompts(args: argparse.Namespace) -> dict[str, LoadedPrompt]:
     """The prompts by id; without rubrics where none is needed."""
     if args.by == "rubric":
@@ -204,22 +229,29 @@ def _prompts(args: argparse.Namespace) -> dict[str, LoadedPrompt]:
     }
 
 
-def _by_llm(
-    args: argparse.Namespace,
-    config: Config,
-    pairing: Pairing,
-    prompts: Mapping[str, LoadedPrompt],
-) -> _Judged:
+def _comparisons(
+    args: argparse.Namespace, pairing: Pairing, prompts: Mapping[str, LoadedPrompt]
+) -> list[list[Comparison]]:
+    """What a judge is asked of each pair. Raises DataError."""
     missing = [p.prompt_id for p in pairing.pairs if p.prompt_id not in prompts]
     if missing:
         raise DataError(
             f"{len(missing)} answered prompts are not in --prompts {args.prompts}, the first is "
             f"{missing[0]!r}: give the file that was answered"
         )
-    asked = [
-        comparisons_of(pair, prompts[pair.prompt_id].record, args.orders, args.seed)
+    return [
+        list(comparisons_of(pair, prompts[pair.prompt_id].record, args.orders, args.seed))
         for pair in pairing.pairs
     ]
+
+
+def _by_llm(
+    args: argparse.Namespace,
+    config: Config,
+    pairing: Pairing,
+    prompts: Mapping[str, LoadedPrompt],
+) -> _Judged:
+    asked = _comparisons(args, pairing, prompts)
     job = AnnotationJob(
         comparisons=tuple(comparison for own in asked for comparison in own),
         judge=config.judge,
@@ -245,17 +277,25 @@ def _by_llm(
     )
 
 
+def _grading(
+    args: argparse.Namespace,
+    config: Config,
+    pairing: Pairing,
+    prompts: Mapping[str, LoadedPrompt],
+) -> GradingJob:
+    both = (answer for pair in pairing.pairs for answer in (pair.policy, pair.opponent))
+    answers = rubric_answers(both, prompts)
+    out = beside(args.out, "graded")
+    return grading_job(answers, config, out=out, retry_unknown=args.retry_unknown)
+
+
 def _by_rubric(
     args: argparse.Namespace,
     config: Config,
     pairing: Pairing,
     prompts: Mapping[str, LoadedPrompt],
 ) -> _Judged:
-    both = (answer for pair in pairing.pairs for answer in (pair.policy, pair.opponent))
-    answers = rubric_answers(both, prompts)
-    out = beside(args.out, "graded")
-    job = grading_job(answers, config, out=out, retry_unknown=args.retry_unknown)
-    rows = asyncio.run(run_grading(job, sys.stderr))
+    rows = asyncio.run(run_grading(_grading(args, config, pairing, prompts), sys.stderr))
     scores = {row.row_id: row.reward for row in rows}
     return _Judged(
         pairs=tuple(judged_by_scores(p, scores, margin=args.margin) for p in pairing.pairs),

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TextIO
 
-from rubric_rl.commands.judge_progress import GradingProgress, dollars, print_closing
+from rubric_rl.commands.judge_progress import GradingProgress, dollars, print_closing, print_plan
 from rubric_rl.commands.judge_stops import RecentFailures, with_what_is_left
 from rubric_rl.config.judge import JudgeConfig, LlmJudgeConfig
 from rubric_rl.config.schema import Config, RubricsConfig
@@ -23,8 +23,9 @@ from rubric_rl.errors import BudgetExhaustedError, JudgeFailureError
 from rubric_rl.judging.assembly import judge_templates, own_judge
 from rubric_rl.judging.cache import VerdictCache
 from rubric_rl.judging.endpoint import JudgeIdentity, check_judge, check_price
-from rubric_rl.judging.graded_rows import GradedFile, GradedRow
+from rubric_rl.judging.graded_rows import GradedFile, GradedRow, read_graded
 from rubric_rl.judging.grading import Answer, content_hash, grade, reward_model_hash
+from rubric_rl.judging.grading_plan import plan_grading
 from rubric_rl.judging.judge import check_rubrics
 from rubric_rl.judging.model_table import prices_of
 from rubric_rl.judging.templates import JudgeTemplates
@@ -82,6 +83,15 @@ def grading_job(
         retry_unknown=retry_unknown,
         spent_elsewhere_usd=spent_elsewhere_usd,
     )
+
+
+def tell_grading(job: GradingJob) -> None:
+    """What a dry run says of it. Without asking who judges, only ids can be compared."""
+    done: set[str] = set()
+    if job.out.exists() and job.out.stat().st_size:
+        done = {row.row_id for row in read_graded(job.out)}
+    todo = [answer for answer in job.answers if answer.row_id not in done]
+    print_plan(plan_grading(todo, job.llm, job.templates), len(job.answers) - len(todo), sys.stdout)
 
 
 async def run_grading(job: GradingJob, closing: TextIO) -> list[GradedRow]:

@@ -16,14 +16,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rubric_rl.commands.grading_run import GradingJob, grading_job, run_grading
+from rubric_rl.commands.grading_run import GradingJob, grading_job, run_grading, tell_grading
 from rubric_rl.commands.judge_inputs import judge_config, positive, prompts_with_rubrics
-from rubric_rl.commands.judge_progress import (
-    print_plan,
-)
-from rubric_rl.judging.graded_rows import read_graded
 from rubric_rl.judging.grading import read_answers
-from rubric_rl.judging.grading_plan import plan_grading
 
 _EXIT_INTERRUPTED = 130
 
@@ -49,7 +44,8 @@ def main(argv: Sequence[str]) -> int:
     args = _parser().parse_intermixed_args(argv)
     job = _job(args)
     if args.dry_run:
-        return _dry_run(job)
+        tell_grading(job)
+        return 0
     try:
         asyncio.run(run_grading(job, sys.stdout))
     except KeyboardInterrupt:
@@ -95,13 +91,3 @@ def _job(args: argparse.Namespace) -> GradingJob:
     prompts = {} if args.rubrics is None else prompts_with_rubrics(args.rubrics, args.format)
     answers = read_answers(args.input, prompts)[: args.limit]
     return grading_job(answers, config, out=args.out, retry_unknown=args.retry_unknown)
-
-
-def _dry_run(job: GradingJob) -> int:
-    """Without asking who judges, only the ids of graded answers can be compared."""
-    done: set[str] = set()
-    if job.out.exists() and job.out.stat().st_size:
-        done = {row.row_id for row in read_graded(job.out)}
-    todo = [answer for answer in job.answers if answer.row_id not in done]
-    print_plan(plan_grading(todo, job.llm, job.templates), len(job.answers) - len(todo), sys.stdout)
-    return 0

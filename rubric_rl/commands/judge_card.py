@@ -16,6 +16,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from rubric_rl.commands.dry_run import tell, tell_outputs
 from rubric_rl.errors import DataError
 from rubric_rl.judging.agreement import Estimate
 from rubric_rl.judging.comparison import Graded, Label, one_judge, read_labels
@@ -37,7 +38,12 @@ def main(argv: Sequence[str]) -> int:
     judge = _graded(args.judge)
     repeat = None if args.repeat is None else _graded(args.repeat)
     modes = [_graded(path) for path in args.modes]
-    card = make_card(judge, _other(args, judge), repeat=repeat, modes=modes, seed=args.seed)
+    other = _other(args, judge)
+    if args.dry_run:
+        tell(f"{args.judge} would be compared with {args.labels or args.other}")
+        tell_outputs(args.out, args.html)
+        return 0
+    card = make_card(judge, other, repeat=repeat, modes=modes, seed=args.seed)
     _write(args.out, f"{json.dumps(dataclasses.asdict(card), indent=2, allow_nan=False)}\n")
     if args.html is not None:
         _write(args.html, card_html(card))
@@ -63,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True, help="the card as JSON")
     parser.add_argument("--html", type=Path, help="the card as a page")
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
+    parser.add_argument("--dry-run", action="store_true", help="read and check; write nothing")
     return parser
 
 

@@ -29,6 +29,7 @@ from rubric_rl.commands.analysis_text import (
     first_failure,
     print_analysis,
 )
+from rubric_rl.commands.dry_run import tell, tell_outputs
 from rubric_rl.commands.progress import bar_with_counts
 from rubric_rl.config.compose import compose, groups
 from rubric_rl.config.judge import JudgeConfig, LlmJudgeConfig
@@ -85,7 +86,10 @@ A judge is given by overrides of rubric-rl train, of the section judge, e.g.
 
 def main(argv: Sequence[str]) -> int:
     """Run the command and return its exit code. Raises RubricRLError."""
-    job = _job(_parser().parse_intermixed_args(argv))
+    args = _parser().parse_intermixed_args(argv)
+    job = _job(args)
+    if args.dry_run:
+        return _dry_run(job)
     llm = job.judge.llm
     analysis = _offline(job) if llm is None else asyncio.run(_by_model(job, llm))
     if job.out is not None:
@@ -120,6 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, help="all figures as JSON")
     parser.add_argument("--markdown", type=Path, help="the tables and examples as Markdown")
     parser.add_argument("--limit", type=_count, default=5, help="examples of broken ties (5)")
+    parser.add_argument("--dry-run", action="store_true", help="check the inputs; ask nothing")
     return parser
 
 
@@ -149,7 +154,8 @@ def _job(args: argparse.Namespace) -> _Job:
     stores, overrides = _sorted_out(args.stores)
     judge = _composed(overrides).judge
     opened = {name: _opened(path) for name, path in stores.items()}
-    _check_outputs([path for path in (args.out, args.markdown) if path is not None])
+    outputs = [path for path in (args.out, args.markdown) if path is not None]
+    _check_outputs(outputs, makes_folders=not args.dry_run)
     found = tie_breaks(opened)
     return _Job(
         stores=opened,
@@ -161,6 +167,14 @@ def _job(args: argparse.Namespace) -> _Job:
         out=args.out,
         markdown=args.markdown,
     )
+
+
+def _dry_run(job: _Job) -> int:
+    count = sum(len(subjects_of(store)) for store in job.stores.values())
+    by = "their operations" if job.judge.llm is None else f"{job.judge.llm.model}, one call each"
+    tell(f"{count} revisions and rubrics of {len(job.stores)} stores would be sorted by {by}")
+    tell_outputs(job.out, job.markdown)
+    return 0
 
 
 def _sorted_out(arguments: Sequence[str]) -> tuple[dict[str, Path], list[str]]:
@@ -226,13 +240,14 @@ def _opened(path: Path) -> RubricStore:
     return store
 
 
-def _check_outputs(paths: Sequence[Path]) -> None:
+def _check_outputs(paths: Sequence[Path], *, makes_folders: bool) -> None:
     """Before anything is asked, as what can't be written would be paid for."""
     for path in paths:
         if path.is_dir():
             raise DataError(f"{str(path)!r} is a folder: name a file to write")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            if makes_folders:
+                path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as err:
             raise DataError(f"{str(path)!r} can't be written: {err}") from err
     if len(set(paths)) < len(paths):

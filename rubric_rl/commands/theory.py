@@ -19,6 +19,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from rubric_rl.commands.dry_run import tell, tell_outputs
 from rubric_rl.commands.output_folder import OutputFolder
 from rubric_rl.theory import rerankings, theorem
 from rubric_rl.theory.figure2 import figure2
@@ -44,6 +45,10 @@ _NUM_SAMPLES = 100_000
 _BOUND_NATS = (0.5, 1.0, 2.0, 3.0)
 _BOUND_SHARES = (0.1, 0.25, 0.4, 0.6, 0.8)
 _EXIT_WRONG_VALUES = 1
+_FIGURE2_FILES = (
+    *(f"{name}.{ending}" for name in ("figure2", "figure2_maps") for ending in ("png", "svg")),
+    *(f"{name}.csv" for name in ("figure2a", "figure2b", "figure2_maps")),
+)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -69,7 +74,12 @@ def _golden(argv: Sequence[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--csv", type=Path, help="write every value, a line each")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be written")
     args = parser.parse_args(argv)
+    if args.dry_run:
+        tell("reference values would be worked out and shown; no model is asked")
+        tell_outputs(args.csv)
+        return 0
     tables = golden_tables()
     if args.csv is not None:
         OutputFolder(args.csv.parent).write(args.csv.name, _as_csv(tables))
@@ -157,7 +167,12 @@ def _figure2(argv: Sequence[str]) -> int:
         prog="rubric-rl theory figure2", description="Both panels of Figure 2, and its maps."
     )
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
-    folder = OutputFolder(parser.parse_args(argv).out)
+    parser.add_argument("--dry-run", action="store_true", help="say what would be written")
+    args = parser.parse_args(argv)
+    if args.dry_run:
+        tell_outputs(*(args.out / name for name in _FIGURE2_FILES))
+        return 0
+    folder = OutputFolder(args.out)
     # Here because it takes long to import.
     from rubric_rl.plots.figure2 import draw_maps, draw_panels
     from rubric_rl.plots.style import as_png, as_svg

@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rubric_rl.commands.dry_run import tell, tell_outputs
 from rubric_rl.commands.output_folder import OutputFolder
 from rubric_rl.commands.theory_inputs import (
     Joined,
@@ -43,6 +44,14 @@ from rubric_rl.theory.estimator import Estimate, estimate
 
 FORMAT = "rubric_rl.theory_estimate/1"
 _ROOTS = ("judge", "rubrics", "experiment", "hydra")
+_FILES = (
+    "estimate.json",
+    "curve.csv",
+    "best_of_n.csv",
+    "profile.csv",
+    "estimate.png",
+    "estimate.svg",
+)
 
 _EPILOG = """\
 IN is a graded file (rubric-rl judge --out), or a pool of answers, which is then scored
@@ -59,16 +68,30 @@ def main(argv: Sequence[str]) -> int:
     args = _parser().parse_intermixed_args(argv)
     job = _job(args)
     proxy = job.proxy
+    if args.dry_run:
+        return _dry_run(args, job)
+    out = OutputFolder(args.out)
     if isinstance(proxy, PoolAnswers):
-        cache_dir = job.out.path / "verdicts"
+        cache_dir = out.path / "verdicts"
         proxy = asyncio.run(
             rubric_values(proxy, job.config.judge, job.config.rubrics, cache_dir=cache_dir)
         )
     joined = join(proxy, job.gold, job.left_out)
     found = estimate(joined.prompts, seed=args.seed)
-    _write(job.out, joined, found)
+    _write(out, joined, found)
     print_estimate(found, joined.left_out)
-    sys.stdout.write(job.out.account())
+    sys.stdout.write(out.account())
+    return 0
+
+
+def _dry_run(args: argparse.Namespace, job: _Job) -> int:
+    if isinstance(job.proxy, PoolAnswers):
+        count = sum(len(answers) for answers in job.proxy.by_prompt.values())
+        by = "rules" if job.config.judge.llm is None else job.config.judge.llm.model
+        tell(f"{count} answers of {len(job.proxy.by_prompt)} prompts would be scored by {by}")
+    else:
+        tell(f"{len(job.proxy)} graded answers would be read; nothing is asked")
+    tell_outputs(*(args.out / name for name in _FILES))
     return 0
 
 
@@ -88,6 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rubrics", help="file with the prompts and their rubrics, for pools")
     parser.add_argument("--format", default="auto", help="layout of --rubrics (default: auto)")
     parser.add_argument("--seed", type=_seed, default=0, help="of resamples and tie-breaks (0)")
+    parser.add_argument("--dry-run", action="store_true", help="check the inputs; ask nothing")
     return parser
 
 
@@ -110,7 +134,6 @@ class _Job:
     gold: list[Valued]
     left_out: Mapping[str, int]
     config: Config
-    out: OutputFolder
 
 
 def _job(args: argparse.Namespace) -> _Job:
@@ -133,9 +156,7 @@ def _job(args: argparse.Namespace) -> _Job:
         proxy = pool_answers(args.input, prompts)
         gold, left_out = proxy.preferences() if gold is None else gold, proxy.left_out
         config = _with_a_judge(config, proxy)
-    return _Job(
-        proxy=proxy, gold=gold, left_out=left_out, config=config, out=OutputFolder(args.out)
-    )
+    return _Job(proxy=proxy, gold=gold, left_out=left_out, config=config)
 
 
 def _composed(overrides: Sequence[str]) -> Config:

@@ -124,7 +124,7 @@ class _Started:
 
 
 def _start(config: Config, identity: _Identity) -> _Started:
-    mode, why = _resolve_mode(config)
+    mode, why = resolve_mode(config)
     if mode == "disabled":
         return _Started(run=None, notice=f"W&B: disabled ({why})", failed=False)
     run = _attempt(lambda: _init(config, identity, mode))
@@ -153,7 +153,7 @@ def _fall_back(config: Config, identity: _Identity, err: Exception) -> _Started:
     return _Started(run=run, notice=_notice("offline", "no connection", run), failed=True)
 
 
-def _resolve_mode(config: Config) -> tuple[Mode, str]:
+def resolve_mode(config: Config) -> tuple[Mode, str]:
     """The mode, and why it is that. W&B's own WANDB_MODE decides for `auto` when it is set."""
     mode = config.logging.wandb.mode
     if mode != "auto":
@@ -162,11 +162,11 @@ def _resolve_mode(config: Config) -> tuple[Mode, str]:
         case "online" | "offline" | "disabled" as mode:
             return mode, f"WANDB_MODE={mode}"
         case _:
-            login = _attempt(_has_login)
+            login = _attempt(has_login)
             return ("online", "logged in") if login is True else ("offline", "no API key found")
 
 
-def _has_login() -> bool:
+def has_login() -> bool:
     """Whether W&B finds credentials in the environment, its settings or netrc; asks nobody."""
     import wandb
 

@@ -11,32 +11,12 @@ import shutil
 from pathlib import Path
 
 from rubric_rl.config.schema import Config
+from rubric_rl.controller.checkpoint_size import DTYPE_BYTES, checkpoint_bytes, num_at_once
 from rubric_rl.controller.schedule import num_steps
 from rubric_rl.errors import RunFolderError
 from rubric_rl.runtime.preflight import Inputs
 
-# float32 weights and Adam's two moments, in every ZeRO stage.
-_OPTIMIZER_BYTES = 12
-_DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
 _GIB = 2**30
-
-
-def checkpoint_bytes(config: Config, num_parameters: int) -> int:
-    """Size of one checkpoint, all ranks together.
-
-    ZeRO 1 and 2 write the weights in the compute type too; 3 has them in its shards only.
-    """
-    weights = 0 if config.learner.zero_stage == 3 else _DTYPE_BYTES[config.learner.dtype]
-    return num_parameters * (_OPTIMIZER_BYTES + weights)
-
-
-def num_at_once(config: Config, *, num_steps: int, has_evaluation: bool) -> int:
-    """Checkpoints that are on disk at the same time at most, the one being written included."""
-    kept = config.run.keep_checkpoints + (config.run.keep_best if has_evaluation else 0)
-    made = math.ceil(num_steps / config.run.checkpoint_every_steps)
-    if has_evaluation and config.run.keep_best:
-        made += math.ceil(num_steps / config.run.eval_every_steps)
-    return min(kept + 1, made)
 
 
 def check_disk_space(config: Config, inputs: Inputs, *, num_there: int) -> None:
@@ -60,7 +40,7 @@ def check_disk_space(config: Config, inputs: Inputs, *, num_there: int) -> None:
         has_evaluation=bool(inputs.eval_prompts),
     )
     each = checkpoint_bytes(config, num_parameters)
-    export = num_parameters * _DTYPE_BYTES[config.learner.dtype] if config.run.export_model else 0
+    export = num_parameters * DTYPE_BYTES[config.learner.dtype] if config.run.export_model else 0
     needed = max(0, at_once - num_there) * each + export
     free = shutil.disk_usage(_existing(Path(config.run.dir))).free
     if free < needed:

@@ -37,13 +37,15 @@ ALLOWED = {
     "run_report": FOUNDATION | SECOND | {"controller", "refinement"},
     "baselines": FOUNDATION | SECOND | {"controller", "learner", "refinement"},
     "runtime": FOUNDATION | SECOND | THIRD | {"baselines", "controller", "refinement"},
+    "planning": FOUNDATION | {"controller", "judging"},
+    "doctor": FOUNDATION | {"observability"},
     "train": FOUNDATION | SECOND | THIRD | {"controller", "runtime", "cli"},
     "commands": FOUNDATION
     | SECOND
     | THIRD
     | THEORY
-    | {"baselines", "controller", "evaluation", "lab", "paper_tables", "refinement", "run_report"}
-    | {"runtime"},
+    | {"baselines", "controller", "doctor", "evaluation", "lab", "paper_tables", "planning"}
+    | {"refinement", "run_report", "runtime"},
     "integrations": FOUNDATION | SECOND | {"judging", "commands"},
     "cli": {"__init__", "errors", "train", "commands", "integrations", "observability"},
 }
@@ -137,6 +139,7 @@ def _heavy_after(statement: str) -> str:
         "rubric_rl.commands.report",
         "rubric_rl.integrations.serve",
         "rubric_rl.integrations.local_rewards",
+        "rubric_rl.commands.plan",
     ],
 )
 def test_importing_the_light_modules_brings_in_no_engine(module: str) -> None:

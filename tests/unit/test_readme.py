@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from rubric_rl.cli import main as command_line
 from rubric_rl.commands.evaluate import main as evaluate
 from rubric_rl.commands.report import main as report
 from rubric_rl.commands.rubrics import main as rubrics
@@ -18,10 +19,13 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
+def blocks() -> list[str]:
+    found = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+    return "\n".join(found).replace("\\\n", " ").splitlines()
+
+
 def commands(name: str = "train") -> list[str]:
-    blocks = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
-    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
-    return [line for line in lines if line.startswith(f"rubric-rl {name}")]
+    return [line for line in blocks() if line.startswith(f"rubric-rl {name}")]
 
 
 def test_the_metrics_table_is_the_list_of_metrics():
@@ -61,6 +65,25 @@ def test_every_command_for_other_trainers_is_understood(command: str, tmp_path: 
     main = {"serve": serve, "rubrics": rubrics}[words[0]]
     with pytest.raises(DataError, match=r"no such file|does not exist"):
         main(words[1:])
+
+
+@pytest.mark.parametrize("command", commands("plan"))
+def test_every_plan_fits(command: str, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert command_line(shlex.split(command, comments=True)[1:]) == 0
+
+
+@pytest.mark.parametrize("command", commands("doctor"))
+def test_every_doctor_has_checks(command: str):
+    assert command_line([*shlex.split(command, comments=True)[1:], "--dry-run"]) == 0
+
+
+@pytest.mark.parametrize("script", ["ray_job.sh", "slurm.sh"])
+def test_every_launch_names_a_script_and_composes(script: str):
+    (line,) = [line for line in blocks() if f" launch/{script} " in line]
+    words = shlex.split(line)[2:]
+    assert (ROOT / "launch" / script).is_file() and words
+    compose([*words, "run.resume=auto"])
 
 
 def test_every_file_of_the_layout_exists():

@@ -1,0 +1,115 @@
+#!/usr/bin/env bash
+# Starts Ray on the nodes of a Slurm job, trains, and stops everything:
+#
+#   sbatch launch/slurm.sh experiment=paper_health run.dir=/shared/runs/health \
+#       data.path=/shared/data/health.jsonl
+#
+# What to change:
+#   #SBATCH lines     nodes, GPUs and CPUs of each, time; partition and account, if yours
+#                     wants them: sbatch --partition=P --account=A launch/slurm.sh ...
+#   RUBRIC_RL         the rubric-rl command (default: .venv/bin/rubric-rl of the checkout
+#                     that sbatch was called in, which all nodes must see); ray lies beside it
+#   run.dir           on storage that every node sees
+#
+# Keys (OPENAI_API_KEY, WANDB_API_KEY, HF_TOKEN) are taken from the environment that sbatch
+# is called in. Five minutes before its time is over, and at `scancel --signal=TERM --batch
+# JOB`, the run completes its update, writes a checkpoint and the job queues again, to go on
+# from it (run.resume=auto). Plain scancel ends it at once; the newest checkpoint stands.
+#SBATCH --job-name=rubric-rl
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node=8
+#SBATCH --cpus-per-task=64
+#SBATCH --exclusive
+#SBATCH --time=24:00:00
+#SBATCH --signal=B:TERM@300
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --output=slurm-%j.log
+set -euo pipefail
+
+rubric_rl="${RUBRIC_RL:-${SLURM_SUBMIT_DIR:-$PWD}/.venv/bin/rubric-rl}"
+ray="$(dirname "$rubric_rl")/ray"
+port="${RAY_PORT:-6379}"
+start_timeout_s="${RAY_START_TIMEOUT_S:-300}"
+# `rubric-rl train` exits with it when it was stopped and left a checkpoint.
+stopped=130
+
+for command in "$rubric_rl" "$ray"; do
+    if [ ! -x "$command" ]; then
+        echo "error: $command is not there: set RUBRIC_RL to the rubric-rl command" >&2
+        exit 2
+    fi
+done
+case " $* " in
+*" run.dir="*) ;;
+*)
+    echo "error: give run.dir=FOLDER on shared storage, so that the job can go on there" >&2
+    exit 2
+    ;;
+esac
+
+mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
+head="${nodes[0]}"
+export RAY_ADDRESS="$head:$port" RAY_USAGE_STATS_ENABLED=0
+steps=()
+driver=""
+times_asked=0
+
+# shellcheck disable=SC2329 # called by the traps below
+stop() {
+    # Ending a step ends the `ray start --block` in it, which takes its node's processes along.
+    for step in "${steps[@]}"; do
+        kill -TERM "$step" 2>/dev/null || true
+    done
+    wait || true
+}
+# shellcheck disable=SC2329
+ask() {
+    times_asked=$((times_asked + 1))
+    [ -z "$driver" ] || kill -TERM "$driver" 2>/dev/null || true
+}
+trap stop EXIT
+trap ask TERM
+
+on() {
+    local node="$1"
+    shift
+    srun --overlap --nodes=1 --ntasks=1 --nodelist="$node" --export=ALL "$@" &
+    steps+=("$!")
+}
+
+# The address is for who joins; a head that finds it set would refuse to start.
+on "$head" env -u RAY_ADDRESS "$ray" start --head --block --port="$port" \
+    --include-dashboard=false
+for node in "${nodes[@]:1}"; do
+    on "$node" "$ray" start --block --address="$RAY_ADDRESS"
+done
+
+echo "waiting for Ray on ${#nodes[@]} nodes"
+deadline=$((SECONDS + start_timeout_s))
+# One line for each live node.
+while :; do
+    alive="$("$ray" status 2>/dev/null | grep -c ' node_' || true)"
+    [ "$alive" -lt "${#nodes[@]}" ] || break
+    if [ "$times_asked" -gt 0 ] || [ "$SECONDS" -ge "$deadline" ]; then
+        echo "error: $alive of ${#nodes[@]} nodes joined $RAY_ADDRESS in $start_timeout_s s" >&2
+        exit 1
+    fi
+    sleep 1
+done
+
+# Later overrides win: run.resume=never among the arguments holds.
+"$rubric_rl" train run.resume=auto "$@" &
+driver=$!
+while :; do
+    before="$times_asked" code=0
+    wait "$driver" || code=$?
+    # A trap ends the wait as well, and the driver is not done then.
+    [ "$before" -ne "$times_asked" ] || break
+done
+if [ "$times_asked" -gt 0 ] && [ "$code" -eq "$stopped" ]; then
+    echo "stopped with a checkpoint: queueing again"
+    scontrol requeue "$SLURM_JOB_ID"
+fi
+exit "$code"
