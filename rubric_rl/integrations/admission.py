@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import contextmanager
 
-RETRY_AFTER_S = 2
+RETRY_AFTER_S = 1
 """When a client that was sent away shall come back."""
 
 

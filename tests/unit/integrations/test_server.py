@@ -155,7 +155,7 @@ def test_a_full_queue_sends_away_and_takes_in_again() -> None:
         judge.held.clear()
         taken = waiting.result()
         assert score(url, "A", "A").status == 200
-    assert (refused.status, refused.headers["Retry-After"]) == (429, "2")
+    assert (refused.status, refused.headers["Retry-After"]) == (429, "1")
     assert "2 answers wait or are judged, and 2 more" in refused.body["error"]
     assert (fits.status, taken.status) == (200, 200)
 
