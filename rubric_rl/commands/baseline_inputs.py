@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -91,6 +92,8 @@ def checked_model(config: Config) -> tuple[PolicyTokenizer, str]:
     """The tokenizer, and where the model is. Raises ModelError."""
     # Before a tokenizer is loaded: its threads would make later forks unsafe.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # torch says so whenever it is imported beside vLLM's dependencies.
+    warnings.filterwarnings("ignore", message="The pynvml package is deprecated")
     path = resolve_model_path(config.model)
     return load_tokenizer(path, config.model), path
 

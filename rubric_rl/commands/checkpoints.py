@@ -129,6 +129,11 @@ def _export(folder: RunFolder, checkpoint: Checkpoint, target: Path, *, dry_run:
     if problem is not None:
         raise DataError(f"{checkpoint.path.name} can't be exported: {problem}. Choose another step")
     config = _config(folder)
+    if config.bradley_terry.path is not None:
+        raise DataError(
+            f"{str(folder.root)!r} trains a reward model, of which only the end is exported, to "
+            "its folder model: let the run go on to its end (run.max_steps), with run.resume=auto"
+        )
     if dry_run:
         tell(f"{target} would get the policy of step {checkpoint.step}, which is whole")
         return 0

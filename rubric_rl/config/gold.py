@@ -52,6 +52,11 @@ def gold_problems(config: Config) -> Iterator[str]:
     llm = gold.llm
     if llm is None:
         return
+    if llm.mode == "likert":
+        yield (
+            "gold.llm.mode='likert' grades the answer as a whole, and gold values are those of "
+            "rubrics: set gold.llm.mode=all, chunk or each"
+        )
     if llm.backend == "vllm":
         yield (
             "gold.llm.backend='vllm' starts servers, which the run does for its own judge alone: "

@@ -15,6 +15,7 @@ from pathlib import Path
 from rubric_rl.config.judge import JudgeConfig
 from rubric_rl.config.schema import Config, RubricsConfig
 from rubric_rl.data.records import LoadedPrompt
+from rubric_rl.errors import ConfigError
 from rubric_rl.integrations.prompt_lookup import PromptLookup
 from rubric_rl.integrations.scored_answers import ScoredAnswer, ScoreRequest
 from rubric_rl.judging.assembly import own_judge
@@ -98,6 +99,11 @@ def judge_for(config: Config, prompts: Mapping[str, LoadedPrompt]) -> JudgeConfi
         ConfigError: criteria have no judge, or money is limited and the price not known.
     """
     judge = config.judge
+    if judge.grades_whole_answers:
+        raise ConfigError(
+            "rewards are served for rubrics, and this judge grades answers as a whole: choose "
+            "judge.llm.mode=all, chunk or each, and no judge.reward_model"
+        )
     check_rubrics((prompt.rubric for prompt in prompts.values()), has_llm=judge.llm is not None)
     criteria = [c for prompt in prompts.values() for c in prompt.rubric.criteria]
     if all(criterion.rule is not None for criterion in criteria):

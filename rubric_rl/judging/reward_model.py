@@ -23,6 +23,7 @@ from rubric_rl.config.judge import RewardModelConfig
 from rubric_rl.config.schema import ModelConfig
 from rubric_rl.data.tokenizing import PolicyTokenizer, load_tokenizer
 from rubric_rl.errors import ConfigError, ModelError
+from rubric_rl.judging.judge import RubricJudge
 from rubric_rl.rubrics.whole_answer import REWARD_MODEL_MODE, WHOLE
 from rubric_rl.types import (
     FailureCause,
@@ -144,6 +145,7 @@ class RewardModelJudge:
         self._score = score
         self._tokenizer = tokenizer
         self._digest = digest
+        self._rules = RubricJudge()
         self._queue: list[_Waiting] = []
         self._runner: asyncio.Task[None] | None = None
 
@@ -160,9 +162,13 @@ class RewardModelJudge:
         return self._digest
 
     async def judge(self, request: JudgeRequest) -> Judgement:
-        """The grade of the whole answer; the rubric must be that of `rubrics.whole_answer`."""
+        """The grade of the whole answer, under the rubric of `rubrics.whole_answer`.
+
+        Any other rubric, such as a gold one, must be of rules, which are executed.
+        """
         started = time.perf_counter()
-        assert [criterion.cid for criterion in request.rubric.criteria] == [WHOLE]
+        if [criterion.cid for criterion in request.rubric.criteria] != [WHOLE]:
+            return await self._rules.judge(request)
         try:
             reward = await self._reward(request)
             verdict = Verdict(cid=WHOLE, value=VerdictValue.GRADED, reason="", grade=reward)

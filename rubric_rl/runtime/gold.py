@@ -52,6 +52,11 @@ async def check_gold(
             "gold values are those of held-out prompts, and none are held out: set data.eval_size "
             "or data.eval_path, or leave the section gold out"
         )
+    if gold.rubrics is None and config.judge.grades_whole_answers:
+        raise ConfigError(
+            "gold.llm judges the rubrics that the run begins with, and this run's reward is a "
+            "grade of the whole answer without any: set gold.rubrics to a prompt file with rubrics"
+        )
     records = [prompt.record for prompt in held_out]
     if gold.rubrics is None:
         own = tuple(rubrics.of(record.prompt_id) for record in records)
@@ -68,7 +73,9 @@ async def check_gold(
 
 def _require_judge(config: Config, golden: RubricSet) -> None:
     try:
-        check_rubrics(golden.rubrics, has_llm=config.judge.llm is not None)
+        # A judge that grades answers as a whole executes rules, and judges no criterion.
+        judges_criteria = config.judge.llm is not None and not config.judge.grades_whole_answers
+        check_rubrics(golden.rubrics, has_llm=judges_criteria)
     except ConfigError as err:
         raise ConfigError(f"gold.rubrics={config.gold.rubrics!r}: {err}, or set gold.llm") from err
 

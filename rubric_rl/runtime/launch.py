@@ -69,7 +69,7 @@ def dry_run(config: Config) -> int:
     plan = plan_placement(config)
     sys.stdout.write(f"{describe(plan)}\n{_on_this_machine(plan)}\n")
     sys.stdout.flush()
-    announce_preparation(config, Console(progress=False))
+    _announce_preparation(config, Console(progress=False))
     inputs = check_inputs(config)
     steps = num_steps(config, len(inputs.train_prompts))
     sys.stdout.write(f"{inputs.account}\n{steps} steps\n")
@@ -95,7 +95,7 @@ def run_training(config: Config) -> int:
         RubricRLError: what went wrong, in words; the newest checkpoint stands.
     """
     console = Console(progress=config.logging.progress)
-    announce_preparation(config, console)
+    _announce_preparation(config, console)
     inputs = check_inputs(config)
     opened = open_run(config, to_yaml(config))
     check_disk_space(config, inputs, num_there=len(opened.folder.all_checkpoints()))
@@ -111,8 +111,7 @@ def run_training(config: Config) -> int:
         return asyncio.run(_train(run))
 
 
-def announce_preparation(config: Config, console: Console) -> None:
-    """Say so where the packaged model has to be made ready, which takes a while."""
+def _announce_preparation(config: Config, console: Console) -> None:
     # torch says so whenever it is imported beside vLLM's dependencies.
     warnings.filterwarnings("ignore", message="The pynvml package is deprecated")
     cache_dir = Path(config.model.cache_dir) if config.model.cache_dir else None

@@ -17,8 +17,9 @@ from rubric_rl.controller.assembly import judged
 from rubric_rl.data.tokenizing import PolicyTokenizer
 from rubric_rl.errors import ConfigError
 from rubric_rl.judging.reward_model import RewardModelJudge, check_reward_model, fingerprint
+from rubric_rl.rubrics.rules import parse_rule
 from rubric_rl.rubrics.whole_answer import WHOLE, whole_answer_rubric
-from rubric_rl.types import FailureCause, JudgedSample, JudgeRequest, VerdictValue
+from rubric_rl.types import Criterion, FailureCause, JudgedSample, JudgeRequest, VerdictValue
 
 END = 0
 TOKENIZER = PolicyTokenizer(
@@ -113,6 +114,16 @@ def test_an_answer_that_is_too_long_is_unscored_and_not_run(answers):
     )
     assert score.batches == [[4]]
     assert [criterion.cid for criterion in whole_answer_rubric("p").criteria] == [WHOLE]
+
+
+def test_a_rubric_of_rules_such_as_a_gold_one_is_executed(judge_request):
+    rule = parse_rule({"rule": "word_count", "max": 3})
+    request = judge_request(
+        Criterion(cid="r1", text="Is short.", weight=1, rule=rule), answer="a b"
+    )
+    score = Counting()
+    (sample,) = judge_all(score, [request])
+    assert (sample.score.value, sample.judgement.mode, score.batches) == (1.0, "rules", [])
 
 
 @pytest.mark.parametrize(
