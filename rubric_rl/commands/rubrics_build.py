@@ -31,12 +31,12 @@ from rubric_rl.controller.money import refuse_unpaid
 from rubric_rl.controller.refinement_phase import NEEDS_JUDGE, refinement_rules
 from rubric_rl.data.bare_prompts import load_records, load_with_rubrics
 from rubric_rl.errors import BudgetExhaustedError, ConfigError, DataError, OverBudget
-from rubric_rl.judging.assembly import OwnBudget, own_caller, own_judge
+from rubric_rl.judging.assembly import OwnBudget, OwnJudge, own_caller, own_judge
 from rubric_rl.judging.cache import VerdictCache
 from rubric_rl.judging.endpoint import check_judge, check_price
 from rubric_rl.judging.json_ask import JsonModel
-from rubric_rl.judging.judge import RubricJudge, check_rubrics
 from rubric_rl.judging.proposer import LlmProposer, ProposerTemplates
+from rubric_rl.judging.reward_model import check_rubrics
 from rubric_rl.judging.templates import JudgeTemplates
 from rubric_rl.refinement.algorithm import PromptRefiner, RefinementOutcome
 from rubric_rl.refinement.candidates import (
@@ -238,7 +238,7 @@ def _exhausted(job: _Job, why: OverBudget) -> BudgetExhaustedError:
 class _PaidJudge:
     """A judge that stops the build where a verdict was refused for want of money."""
 
-    def __init__(self, judge: RubricJudge) -> None:
+    def __init__(self, judge: OwnJudge) -> None:
         self._judge = judge
 
     async def judge(self, request: JudgeRequest) -> Judgement:
@@ -254,7 +254,7 @@ class _Builder:
         self,
         job: _Job,
         store: RubricStore,
-        judge: RubricJudge,
+        judge: OwnJudge,
         proposer: Proposer,
         states: PassStates,
     ) -> None:
@@ -321,7 +321,7 @@ class _Builder:
 
 
 @asynccontextmanager
-async def _judge(job: _Job, budget: OwnBudget) -> AsyncIterator[RubricJudge]:
+async def _judge(job: _Job, budget: OwnBudget) -> AsyncIterator[OwnJudge]:
     judge = job.config.judge
     llm = judge.llm
     identity = None if llm is None else await check_judge(llm)

@@ -15,10 +15,9 @@ from rubric_rl.commands.theory_inputs import PoolAnswers, Valued
 from rubric_rl.config.judge import JudgeConfig
 from rubric_rl.config.schema import RubricsConfig
 from rubric_rl.errors import BudgetExhaustedError, JudgeFailureError
-from rubric_rl.judging.assembly import own_judge
+from rubric_rl.judging.assembly import OwnJudge, own_judge
 from rubric_rl.judging.cache import VerdictCache
 from rubric_rl.judging.endpoint import check_judge
-from rubric_rl.judging.judge import RubricJudge
 from rubric_rl.judging.templates import JudgeTemplates
 from rubric_rl.refinement.passes import side_by_side
 from rubric_rl.refinement.records import ScoredCandidate
@@ -61,7 +60,7 @@ async def rubric_values(
 
 
 @asynccontextmanager
-async def _judge(judge: JudgeConfig, cache_dir: Path) -> AsyncGenerator[RubricJudge]:
+async def _judge(judge: JudgeConfig, cache_dir: Path) -> AsyncGenerator[OwnJudge]:
     llm = judge.llm
     identity = None if llm is None else await check_judge(llm)
     async with AsyncExitStack() as stack:

@@ -114,6 +114,9 @@ def open_judge(
     return _judge(config, identity, caller, cache, templates)
 
 
+OwnJudge = RubricJudge | RewardModelJudge
+
+
 @asynccontextmanager
 async def own_judge(
     config: JudgeConfig,
@@ -123,7 +126,7 @@ async def own_judge(
     cache: VerdictCache | None,
     templates: JudgeTemplates,
     budget: OwnBudget | None = None,
-) -> AsyncGenerator[RubricJudge | RewardModelJudge]:
+) -> AsyncGenerator[OwnJudge]:
     """A judge with a budget of its own, in this process alone; closed at the end.
 
     `identity` is None for a judge of rules alone and for a reward model, which runs on a GPU

@@ -188,7 +188,7 @@ def _of_policy(
     step, domain = m.labels.step, m.labels.domain
     for exhibit in ("table1", "table6"):
         layout = LAYOUTS[exhibit]
-        at_end = step is None or (domain in steps and steps[domain] == step)
+        at_end = step is None or (domain is not None and domain in steps and steps[domain] == step)
         if condition in layout.rows and column in layout.columns and at_end:
             yield CellKey(exhibit=exhibit, row=condition, column=column)
     layout = LAYOUTS["figure4"]

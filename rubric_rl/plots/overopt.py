@@ -110,7 +110,8 @@ def _draw_marks(axes: Axes, decline: Decline, colour: str) -> None:
         dashes = "dashed" if decline.is_confirmed else "dotted"
         at, value = decline.onset.step, _gold(decline.onset)
         axes.axvline(at, color=colour, linestyle=dashes, linewidth=1.0, zorder=1)
-        axes.plot([at], [value], "o", color=colour, markersize=9, markerfacecolor="none")
+        if value is not None:
+            axes.plot([at], [value], "o", color=colour, markersize=9, markerfacecolor="none")
 
 
 def _draw_peak(axes: Axes, peak: CurvePoint, x: Value, colour: str) -> None:
