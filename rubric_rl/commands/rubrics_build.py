@@ -35,8 +35,8 @@ from rubric_rl.judging.assembly import OwnBudget, OwnJudge, own_caller, own_judg
 from rubric_rl.judging.cache import VerdictCache
 from rubric_rl.judging.endpoint import check_judge, check_price
 from rubric_rl.judging.json_ask import JsonModel
+from rubric_rl.judging.judge import check_rubrics
 from rubric_rl.judging.proposer import LlmProposer, ProposerTemplates
-from rubric_rl.judging.reward_model import check_rubrics
 from rubric_rl.judging.templates import JudgeTemplates
 from rubric_rl.refinement.algorithm import PromptRefiner, RefinementOutcome
 from rubric_rl.refinement.candidates import (
