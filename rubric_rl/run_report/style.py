@@ -37,7 +37,7 @@ h1 {{ font-size: 1.5rem; margin: .5rem 0; }}
 h2 {{ font-size: 1.25rem; margin: 2rem 0 .5rem; border-bottom: 1px solid var(--rule); }}
 h3 {{ font-size: 1.05rem; margin: 1.5rem 0 .5rem; }}
 h4 {{ font-size: 1rem; margin: 1rem 0 .25rem; }}
-h1, h2, h3, h4, code, dd, td, th, summary, li, figcaption {{ overflow-wrap: anywhere; }}
+h1, h2, h3, h4, code, dd, summary, li, figcaption, td.words {{ overflow-wrap: anywhere; }}
 p {{ max-width: 60rem; }}
 a {{ color: inherit; }}
 nav ul, ul.legend {{ list-style: none; display: flex; flex-wrap: wrap; gap: .25rem 1rem;
