@@ -45,6 +45,9 @@ fi
 install=("$venv/bin/uv" pip install --quiet --python "$venv/bin/python")
 # The file pins every package, so nothing is resolved; what CUDA builds would
 # pull in is not in it (launch/requirements/overrides.txt).
-"${install[@]}" --no-deps "${torch_backend[@]}" -r "$requirements"
+# Compiled once: a run starts a dozen processes that import these, each of which would
+# compile them for itself where PYTHONDONTWRITEBYTECODE is set.
+"${install[@]}" --no-deps --compile-bytecode "${torch_backend[@]}" -r "$requirements"
 "${install[@]}" --no-deps --editable .
+"$venv/bin/python" -m compileall -q rubric_rl
 echo "$stamp" >"$venv/.installed"
