@@ -102,7 +102,7 @@ def test_a_folder_of_ones_own_adds_experiments(tmp_path: Path) -> None:
         (
             "q.zzz=1",
             "q.zzz is not a known key: the sections are run, model, learner, rollout, judge, "
-            "rubrics, refinement, algorithm, data, gold, cluster, logging",
+            "rubrics, refinement, algorithm, data, gold, sft, bradley_terry, cluster, logging",
         ),
         ("modle=smollm2", "modle is not a known config group or section: did you mean model?"),
     ],
@@ -210,7 +210,8 @@ def test_an_unknown_option_lists_the_options() -> None:
 @pytest.mark.parametrize("override", ["judge=null", "judge={llm: null}"])
 def test_a_group_that_is_given_a_value_lists_the_options(override: str) -> None:
     assert message(override) == (
-        f"override {override!r} is not an option: choose judge from litellm, openai, rules, vllm; "
+        f"override {override!r} is not an option: choose judge from likert, "
+        "litellm, openai, reward_model, rules, vllm; "
         "a single value has a dotted key, as in learner.dtype=bfloat16"
     )
 

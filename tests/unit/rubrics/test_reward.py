@@ -278,7 +278,7 @@ def test_verdicts_that_do_not_match_the_criteria_are_a_bug(verdicts: list[Verdic
 
 weights = st.floats(min_value=0.01, max_value=100)
 polarities: st.SearchStrategy[Polarity] = st.sampled_from((1, -1))
-items = st.lists(st.tuples(weights, polarities, st.sampled_from(VerdictValue)), min_size=1)
+items = st.lists(st.tuples(weights, polarities, st.sampled_from([MET, UNMET, UNKNOWN])), min_size=1)
 Items = list[tuple[float, Polarity, VerdictValue]]
 
 
