@@ -34,12 +34,12 @@ _ANSWER_TIMEOUT_S = 10.0
 def ray_cluster(config: ClusterConfig) -> Iterator[None]:
     """Join the cluster, or start one here, for the time of the block.
 
-    Within another such block its cluster is used, and stays when the inner one ends.
+    Where this process has a cluster already, `local` is that one, and it stays.
 
     Raises:
         ClusterError: nothing answers at the address, or Ray refuses.
     """
-    if ray.is_initialized():
+    if config.address == "local" and ray.is_initialized():
         yield
         return
     # Ray reports usage over the network and prints a notice unless told not to.

@@ -179,6 +179,13 @@ def test_a_dead_address_is_an_error_in_words_within_seconds(
     assert time.monotonic() - began < 20
 
 
+def test_a_local_cluster_that_is_there_is_used_and_stays(cluster: None) -> None:
+    before = {node["NodeID"] for node in ray.nodes()}
+    with ray_cluster(ClusterConfig(address="local")):
+        assert {node["NodeID"] for node in ray.nodes()} == before
+    assert ray.is_initialized()
+
+
 def test_what_ray_refuses_to_join_is_an_error_in_words() -> None:
     # In a process of its own: this one has joined a cluster.
     code = (
