@@ -13,8 +13,6 @@ from collections.abc import Sequence
 
 from rubric_rl.config.compose import compose
 from rubric_rl.errors import RubricRLError
-from rubric_rl.runtime.cluster import ray_cluster
-from rubric_rl.runtime.launch import run_training
 
 _EXIT_USER_ERROR = 2
 
@@ -23,6 +21,10 @@ def main(argv: Sequence[str]) -> int:
     """Train by each list of overrides; the exit code of the first that doesn't end well."""
     try:
         configs = [compose(overrides) for overrides in json.loads(argv[0])]
+        # Here because they take long to import, and a wrong setting is told at once.
+        from rubric_rl.runtime.cluster import ray_cluster
+        from rubric_rl.runtime.launch import run_training
+
         with ray_cluster(configs[0].cluster):
             for config in configs:
                 if code := run_training(config):

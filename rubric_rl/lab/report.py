@@ -26,8 +26,9 @@ _FIXED = """\
 Fixed before any training, and not changed afterwards: the gold rubric, the writers, the first
 rubrics, the bank (of one weight and in an order drawn for each prompt and seed; 10 criteria
 near the gold rubric, 6 away from it, 4 idle), the onset rule, the verdict's rule and the primary
-comparison. The learning rate and the number of steps were set on another seed under
-`initial` alone, so that it over-optimises within a run."""
+comparison. The policy's size, the learning rate, the masking of cut answers and the number of
+steps were set on runs of `initial` alone with another seed, so that it over-optimises within a
+run. What the small policy starts from bounds what can be seen: see the table of proxies."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
