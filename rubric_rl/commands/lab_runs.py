@@ -18,7 +18,11 @@ _EXIT_USER_ERROR = 2
 
 
 def main(argv: Sequence[str]) -> int:
-    """Train by each list of overrides; the exit code of the first that doesn't end well."""
+    """Train by each list of overrides. One that fails is told of and the next one begun.
+
+    Returns 0, the exit code of a failure, or at once that of an interruption.
+    """
+    failed = 0
     try:
         configs = [compose(overrides) for overrides in json.loads(argv[0])]
         # Here because they take long to import, and a wrong setting is told at once.
@@ -27,12 +31,19 @@ def main(argv: Sequence[str]) -> int:
 
         with ray_cluster(configs[0].cluster):
             for config in configs:
-                if code := run_training(config):
-                    return code
+                try:
+                    if code := run_training(config):
+                        return code
+                except RubricRLError as err:
+                    failed = _told(err)
     except RubricRLError as err:
-        sys.stderr.write(f"error: {err}\n")
-        return _EXIT_USER_ERROR
-    return 0
+        return _told(err)
+    return failed
+
+
+def _told(err: RubricRLError) -> int:
+    sys.stderr.write(f"error: {err}\n")
+    return _EXIT_USER_ERROR
 
 
 if __name__ == "__main__":

@@ -26,9 +26,11 @@ _FIXED = """\
 Fixed before any training, and not changed afterwards: the gold rubric, the writers, the first
 rubrics, the bank (of one weight and in an order drawn for each prompt and seed; 10 criteria
 near the gold rubric, 6 away from it, 4 idle), the onset rule, the verdict's rule and the primary
-comparison. The policy's size, the learning rate, the masking of cut answers and the number of
-steps were set on runs of `initial` alone with another seed, so that it over-optimises within a
-run. What the small policy starts from bounds what can be seen: see the table of proxies."""
+comparison. The policy's size, the learning rate and the number of steps were set on runs of
+`initial` alone with another seed, so that it over-optimises within a run. One setting was changed
+later: cut answers were left out of the loss in a first attempt, until a run that had stopped
+ending its answers had nothing left to learn from; now they are trained on. What the small policy
+starts from bounds what can be seen: see the table of proxies."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,8 +25,7 @@ async def run_trainings(plan: LabPlan, say: Callable[[str], None]) -> None:
     """Run what isn't complete; one that was stopped goes on from its checkpoint.
 
     Raises:
-        RunFolderError: a run failed, with what it said last; other shares have been carried to
-            their end.
+        RunFolderError: runs failed; the others have been carried to their end.
     """
     missing = [run for run in plan.runs if not plan.is_done(run)]
     shares = [share for first in range(plan.parallel) if (share := missing[first :: plan.parallel])]
@@ -40,7 +39,7 @@ async def run_trainings(plan: LabPlan, say: Callable[[str], None]) -> None:
 
 
 async def _train(plan: LabPlan, number: int, share: Sequence[RunPlan]) -> str | None:
-    """Why a run of the share failed; None if all are complete."""
+    """Which runs of the share failed and why; None if all are complete."""
     log = plan.out / "runs" / f"share{number}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
@@ -59,10 +58,10 @@ async def _train(plan: LabPlan, number: int, share: Sequence[RunPlan]) -> str | 
         except asyncio.CancelledError:
             await _stop(process)
             raise
-    left = [run for run in share if not plan.is_done(run)]
+    left = ", ".join(run.name for run in share if not plan.is_done(run))
     if not left:
         return None
-    return f"run {left[0].name} ended with exit code {code}: {_tail(log)} (all of it: {log})"
+    return f"{left} not complete, exit code {code}: {_why(log)} (all of it: {log})"
 
 
 async def _tell(plan: LabPlan, missing: Sequence[RunPlan], say: Callable[[str], None]) -> None:
@@ -84,6 +83,8 @@ async def _stop(process: asyncio.subprocess.Process) -> None:
         process.kill()
 
 
-def _tail(log: Path) -> str:
+def _why(log: Path) -> str:
+    """The errors that were told; without one the last lines."""
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return " / ".join(lines[-_TAIL_LINES:])
+    errors = [line for line in lines if line.startswith("error: ")]
+    return " / ".join(errors or lines[-_TAIL_LINES:])

@@ -134,7 +134,7 @@ def test_what_is_complete_is_not_run_again(lab: LabPlan, monkeypatch) -> None:
 
 def test_a_run_that_fails_is_named_with_its_last_words(tmp_path: Path) -> None:
     plan = replace(plan_of(tmp_path), overrides=("learner.rate=1",))
-    said = r"initial_seed0 ended with exit code 2: error: learner.rate is not a known key"
+    said = r"initial_seed0 not complete, exit code 2: error: learner.rate is not a known key"
     with pytest.raises(RunFolderError, match=said):
         asyncio.run(trainings.run_trainings(plan, lambda _: None))
 
