@@ -88,9 +88,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--seeds", default="0,1,2", help="seeds, as in 0,1,2 (the default)", metavar="N,N"
     )
-    parser.add_argument("--steps", type=int, default=150, help="GRPO steps of a run (150)")
+    parser.add_argument("--steps", type=int, default=60, help="GRPO steps of a run (60)")
     parser.add_argument(
-        "--eval-every", type=int, default=10, help="steps between evaluations (10)", metavar="N"
+        "--eval-every", type=int, default=5, help="steps between evaluations (5)", metavar="N"
     )
     parser.add_argument(
         "--conditions",
