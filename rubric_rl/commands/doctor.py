@@ -160,6 +160,7 @@ def _tokenizer(config: Config) -> str:
 
 def _weights(config: Config) -> str:
     import torch
+    from safetensors import SafetensorError
 
     from rubric_rl.data.tokenizing import resolve_model_path
     from rubric_rl.learner.models import load_causal_lm, torch_device
@@ -169,7 +170,7 @@ def _weights(config: Config) -> str:
     device = torch_device("gpu" if has_gpu else "cpu")
     try:
         model = load_causal_lm(path, config.model, config.learner, device)
-    except (OSError, ValueError, RuntimeError) as err:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as err:
         raise ModelError(
             f"the weights of {path} can't be loaded ({type(err).__name__}: {err}): see that its "
             "files are whole and fit the memory"
