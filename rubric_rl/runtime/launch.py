@@ -167,18 +167,7 @@ async def _train(run: _Run) -> int:
     with stop_on_signal(stop, console), ExitStack() as stack:
         reserved = await reserve(plan_placement(config), waiting, config.cluster.start_timeout_s)
         stack.callback(reserved.release)
-        settings = WorkerSettings(
-            model_path=run.inputs.model_path,
-            stop_token_ids=run.inputs.stop_token_ids,
-            num_steps=total,
-            judge=JudgeStart(
-                run_id=run.opened.run_id,
-                identity=run.inputs.judge_identity,
-                templates=run.inputs.judge_templates,
-                cache_dir=_cache_dir(run),
-            ),
-        )
-        pools = await start_workers(config, settings, reserved, waiting)
+        pools = await start_workers(config, _worker_settings(run, total), reserved, waiting)
         opened = await checkpoints.restore_newest(
             run.opened, config, pools.learner, warn=console.warn
         )
@@ -218,6 +207,20 @@ async def _train(run: _Run) -> int:
         )
         state = await Controller(parts).run(state)
     return _close(run, state)
+
+
+def _worker_settings(run: _Run, num_steps: int) -> WorkerSettings:
+    return WorkerSettings(
+        model_path=run.inputs.model_path,
+        stop_token_ids=run.inputs.stop_token_ids,
+        num_steps=num_steps,
+        judge=JudgeStart(
+            run_id=run.opened.run_id,
+            identity=run.inputs.judge_identity,
+            templates=run.inputs.judge_templates,
+            cache_dir=_cache_dir(run),
+        ),
+    )
 
 
 def _archive(run: _Run) -> CandidateArchive | None:
