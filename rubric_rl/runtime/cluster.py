@@ -7,7 +7,7 @@ import logging
 import os
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +23,13 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from rubric_rl.config.schema import ClusterConfig
 from rubric_rl.errors import ClusterError, WorkerTimeoutError
-from rubric_rl.runtime.placement import PlacedActor, PlacementPlan, bind_to_nodes, describe
+from rubric_rl.runtime.placement import (
+    PlacedActor,
+    PlacementPlan,
+    Strategy,
+    bind_to_nodes,
+    describe,
+)
 from rubric_rl.runtime.waiting import Waiting
 
 _HOST_AND_PORT = re.compile(r"(?P<host>[\w.-]+|\[[0-9a-fA-F:.]+\]):(?P<port>\d{1,5})")
@@ -103,26 +109,26 @@ class ReservedPlan:
     """A plan whose bundles Ray has reserved."""
 
     plan: PlacementPlan
-    group: PlacementGroup
+    groups: dict[Strategy, PlacementGroup]
 
     def create(self, actor: PlacedActor, worker: type, *args: object, **options: object) -> Any:
         """Start an actor in its first bundle. `options` are Ray's actor options."""
+        bundle = actor.bundles[0]
+        strategy = self.plan.bundles[bundle].strategy
+        place = PlacementGroupSchedulingStrategy(
+            self.groups[strategy],
+            placement_group_bundle_index=self.plan.groups[strategy].index(bundle),
+        )
         return (
             ray.remote(worker)
-            .options(
-                num_cpus=actor.cpus,
-                num_gpus=actor.gpus,
-                scheduling_strategy=PlacementGroupSchedulingStrategy(
-                    self.group, placement_group_bundle_index=actor.bundles[0]
-                ),
-                **options,
-            )
+            .options(num_cpus=actor.cpus, num_gpus=actor.gpus, scheduling_strategy=place, **options)
             .remote(*args)
         )
 
     def release(self) -> None:
         """End every actor in it and free its resources."""
-        remove_placement_group(self.group)
+        for group in self.groups.values():
+            remove_placement_group(group)
 
 
 async def reserve(plan: PlacementPlan, waiting: Waiting, timeout_s: float) -> ReservedPlan:
@@ -132,23 +138,41 @@ async def reserve(plan: PlacementPlan, waiting: Waiting, timeout_s: float) -> Re
         WorkerTimeoutError: others held the resources for `timeout_s`.
         PlacementError: see `bind_to_nodes`.
     """
-    group = placement_group([b.resources for b in plan.bundles], strategy=plan.strategy)
+    groups = {
+        strategy: placement_group(
+            [plan.bundles[index].resources for index in bundles], strategy=strategy
+        )
+        for strategy, bundles in plan.groups.items()
+    }
     try:
-        await _reserved(plan, group, waiting, timeout_s)
-        table = await asyncio.to_thread(placement_group_table, group)
-        nodes = [table["bundles_to_node_id"][i] for i in range(len(plan.bundles))]
-        return ReservedPlan(plan=bind_to_nodes(plan, nodes), group=group)
+        await _reserved(plan, groups, waiting, timeout_s)
+        nodes = await asyncio.to_thread(_bundle_nodes, plan, groups)
+        return ReservedPlan(plan=bind_to_nodes(plan, nodes), groups=groups)
     except BaseException:
-        remove_placement_group(group)
+        for group in groups.values():
+            remove_placement_group(group)
         raise
 
 
+def _bundle_nodes(plan: PlacementPlan, groups: Mapping[Strategy, PlacementGroup]) -> list[str]:
+    """The node of each bundle of a plan that Ray has placed."""
+    nodes: dict[int, str] = {}
+    for strategy, bundles in plan.groups.items():
+        placed = placement_group_table(groups[strategy])["bundles_to_node_id"]
+        nodes |= {bundle: placed[index] for index, bundle in enumerate(bundles)}
+    return [nodes[bundle] for bundle in range(len(plan.bundles))]
+
+
 async def _reserved(
-    plan: PlacementPlan, group: PlacementGroup, waiting: Waiting, timeout_s: float
+    plan: PlacementPlan,
+    groups: Mapping[Strategy, PlacementGroup],
+    waiting: Waiting,
+    timeout_s: float,
 ) -> None:
     try:
         what = f"the cluster to reserve {plan.workers}"
-        await waiting.all(what, {"Ray": group.ready()}, timeout_s)
+        ready = {f"Ray ({strategy})": group.ready() for strategy, group in groups.items()}
+        await waiting.all(what, ready, timeout_s)
     except WorkerTimeoutError:
         free = await asyncio.to_thread(ray.available_resources)
         raise WorkerTimeoutError(

@@ -8,7 +8,9 @@
 A plan is worked out from the configuration alone and checked against a
 cluster's resources before any actor starts. Nothing here knows Ray.
 
-Ray keeps a bundle on one node but may split a placement group anywhere. The
+Ray keeps a bundle on one node but may split a placement group anywhere. Judges
+without a GPU are spread over the nodes, since they share their node's network
+and cores with whatever runs there; all else is packed on as few as possible. The
 bundles of a colocated engine with tensor parallelism must share a node; once
 Ray has placed them, `bind_to_nodes` hands out actors accordingly.
 """
@@ -25,6 +27,7 @@ from rubric_rl.errors import PlacementError
 
 Role = Literal["learner", "reference", "rollout", "judge", "judge_server"]
 Resource = Literal["CPU", "GPU"]
+Strategy = Literal["PACK", "SPREAD"]
 
 # Ray counts resources in whole 1/10000: sums in that unit are exact.
 _UNITS = 10_000
@@ -46,6 +49,8 @@ class Bundle:
     gpus: int
     noun: str
     """What it is for, in messages."""
+    strategy: Strategy = "PACK"
+    """`PACK`: with the others on as few nodes as possible. `SPREAD`: on as many."""
 
     @property
     def resources(self) -> dict[str, float]:
@@ -74,11 +79,9 @@ class PlacedActor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlacementPlan:
-    """One placement group: bundle `i` of it is `bundles[i]`."""
+    """The bundles, in the order that actors name them by."""
 
     placement: Literal["disaggregated", "colocated"]
-    strategy: Literal["PACK"]
-    """On as few nodes as possible."""
     bundles: tuple[Bundle, ...]
     actors: tuple[PlacedActor, ...]
     tensor_parallel_size: int
@@ -98,6 +101,14 @@ class PlacementPlan:
         return ", ".join(_counted(count, noun) for count, noun in counts if count)
 
     @property
+    def groups(self) -> dict[Strategy, tuple[int, ...]]:
+        """Bundles by strategy: Ray reserves each kind as a placement group of its own."""
+        found: dict[Strategy, list[int]] = {}
+        for index, bundle in enumerate(self.bundles):
+            found.setdefault(bundle.strategy, []).append(index)
+        return {strategy: tuple(indices) for strategy, indices in found.items()}
+
+    @property
     def same_node(self) -> tuple[tuple[int, ...], ...]:
         """Sets of bundles that must be on one node: engines that span more than one."""
         return tuple(actor.bundles for actor in self.actors if len(actor.bundles) > 1)
@@ -115,7 +126,6 @@ def plan_placement(config: Config) -> PlacementPlan:
     _add_judges(config, bundles, actors)
     return PlacementPlan(
         placement=config.cluster.placement,
-        strategy="PACK",
         bundles=tuple(bundles),
         actors=tuple(actors),
         tensor_parallel_size=config.rollout.tensor_parallel_size,
@@ -128,7 +138,6 @@ def plan_learners(config: Config) -> PlacementPlan:
     ranks = range(config.learner.num_workers)
     return PlacementPlan(
         placement="disaggregated",
-        strategy="PACK",
         bundles=tuple(Bundle(cpus=cpus, gpus=gpus, noun=_NOUNS["learner"]) for _ in ranks),
         actors=tuple(_actor("learner", rank, (rank,), cpus, gpus) for rank in ranks),
         tensor_parallel_size=1,
@@ -191,12 +200,13 @@ def bind_to_nodes(plan: PlacementPlan, bundle_nodes: Sequence[str]) -> Placement
 def describe(plan: PlacementPlan) -> str:
     """The plan as a table, one line for each bundle, and the sums."""
     lines = [
-        f"placement: {plan.placement}, {len(plan.bundles)} bundles, strategy {plan.strategy}",
-        f"{'bundle':>6}  {'CPUs':>6}  {'GPUs':>4}  workers",
+        f"placement: {plan.placement}, {len(plan.bundles)} bundles",
+        f"{'bundle':>6}  {'CPUs':>6}  {'GPUs':>4}  {'nodes':<6}  workers",
     ]
     for index, bundle in enumerate(plan.bundles):
         workers = ", ".join(actor.label for actor in plan.on(index))
-        lines.append(f"{index:>6}  {bundle.cpus:>6g}  {bundle.gpus:>4}  {workers}")
+        reserved = f"{index:>6}  {bundle.cpus:>6g}  {bundle.gpus:>4}"
+        lines.append(f"{reserved}  {bundle.strategy.lower():<6}  {workers}")
     lines.append(_sum(plan, "CPU"))
     if _needed(plan, "GPU"):
         lines.append(_sum(plan, "GPU"))
@@ -269,12 +279,17 @@ def _add_reference(config: Config, bundles: list[Bundle], actors: list[PlacedAct
 
 
 def _add_judges(config: Config, bundles: list[Bundle], actors: list[PlacedActor]) -> None:
-    """Judges have bundles of their own in every layout."""
+    """Judges have bundles of their own in every layout.
+
+    One that holds a GPU isn't spread: it would take a GPU of each node from whole engines.
+    """
     cpus = config.cluster.judge_cpus
     hosts_model = config.judge.reward_model is not None and config.cluster.device == "gpu"
+    strategy: Strategy = "PACK" if hosts_model else "SPREAD"
     for index in range(config.judge.num_workers):
         actors.append(_actor("judge", index, (len(bundles),), cpus, int(hosts_model)))
-        bundles.append(Bundle(cpus=cpus, gpus=int(hosts_model), noun=_NOUNS["judge"]))
+        gpus = int(hosts_model)
+        bundles.append(Bundle(cpus=cpus, gpus=gpus, noun=_NOUNS["judge"], strategy=strategy))
     if config.judge.llm is None or config.judge.llm.backend != "vllm":
         return
     hosted = config.judge.llm.hosted

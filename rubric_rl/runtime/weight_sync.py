@@ -97,9 +97,14 @@ class TurnTakingWeightSync:
     async def publish(self, policy_version: int) -> SyncReport:
         """See `WeightSync.publish`."""
         report = await self._inner.publish(policy_version)
-        refs = {label: rank.offload.remote() for label, rank in self._ranks.items()}
-        await self._waiting.all("the learner to leave the device", refs, self._timeout_s)
+        await leave_device(self._ranks, self._waiting, timeout_s=self._timeout_s)
         return report
+
+
+async def leave_device(ranks: Mapping[str, Any], waiting: Waiting, *, timeout_s: float) -> None:
+    """Have the learner ranks make room for an engine on the same GPUs, cached blocks too."""
+    refs = {label: rank.offload.remote() for label, rank in ranks.items()}
+    await waiting.all("the learner to leave the device", refs, timeout_s)
 
 
 class RayFleetClient:

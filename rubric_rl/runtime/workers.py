@@ -29,6 +29,7 @@ from rubric_rl.runtime.weight_sync import (
     ObjectStoreWeightSync,
     RayFleetClient,
     TurnTakingWeightSync,
+    leave_device,
 )
 from rubric_rl.weight_sync.spec import SenderSpec
 
@@ -68,7 +69,8 @@ async def start_workers(
     """Start the workers side by side and wait until each is ready.
 
     Colocated on GPU the learner comes first: it holds a whole model for a moment
-    before ZeRO shards it, and an engine measures free memory when it starts.
+    before ZeRO shards it, and an engine measures free memory when it starts. What
+    torch keeps of that moment would count as taken, so the learner gives it back.
     """
     timeout_s = config.cluster.start_timeout_s
     ranks = _create_learners(config, reserved, waiting.log_dir, LearnerWorker)
@@ -80,6 +82,7 @@ async def start_workers(
     starts |= _start_references(config, settings, references)
     if _takes_turns(config):
         await waiting.all("the learner to start", starts, timeout_s)
+        await leave_device(ranks, waiting, timeout_s=timeout_s)
     spec = engine_spec(config, settings)
     starts |= {
         label: engine.start.remote(config.rollout.engine, spec, gpu_ids[label])

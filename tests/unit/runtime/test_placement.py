@@ -98,6 +98,8 @@ def test_judges_that_host_a_reward_model_have_a_device_each(device: str, gpus: i
     plan = plan_placement(Config.model_validate(raw))
     assert layout(plan)[2:] == [(0.5, gpus, ["judge 0"]), (0.5, gpus, ["judge 1"])]
     assert [actor.gpus for actor in plan.of("judge")] == [gpus, gpus]
+    # Of a GPU node an engine may need all; a judge that holds none goes anywhere.
+    assert plan.groups.get("SPREAD", ()) == (() if gpus else (2, 3))
 
 
 def test_a_supervised_baseline_has_learner_ranks_and_nothing_else() -> None:
@@ -336,10 +338,19 @@ def test_a_plan_without_split_engines_is_bound_as_it_is() -> None:
 def test_the_table_has_a_line_for_each_bundle_and_the_sums() -> None:
     plan = make_plan(placement="colocated", ranks=1, engines=1)
     assert describe(plan).split("\n") == [
-        "placement: colocated, 2 bundles, strategy PACK",
-        "bundle    CPUs  GPUs  workers",
-        "     0       3     1  learner 0, rollout 0",
-        "     1     0.1     0  judge 0",
+        "placement: colocated, 2 bundles",
+        "bundle    CPUs  GPUs  nodes   workers",
+        "     0       3     1  pack    learner 0, rollout 0",
+        "     1     0.1     0  spread  judge 0",
         "1 shared bundle x 3 CPUs + 1 judge worker x 0.1 CPUs = 3.1 CPUs",
         "1 shared bundle x 1 GPU = 1 GPU",
     ]
+
+
+# ----------------------------------------------------------------------------
+# Packed and spread
+
+
+def test_judges_are_spread_and_all_else_is_packed() -> None:
+    plan = make_plan(ranks=2, engines=1, judges=3)
+    assert plan.groups == {"PACK": (0, 1, 2), "SPREAD": (3, 4, 5)}
