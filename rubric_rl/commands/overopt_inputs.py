@@ -1,11 +1,8 @@
 """Curves of runs, for `rubric-rl eval overopt`: proxy and gold by step, out of run folders.
 
-    metrics.jsonl             proxy, KL, length, ties, and gold that was measured during the run
-    samples/eval_*.jsonl      gold by prompt; with --gold-rubrics the answers are scored again
-    --gold, --benchmark       figures of `rubric-rl eval` on a checkpoint of a step
-
-The policy of step s is what the training of step s + 1 starts from: that one's batch gives its
-KL, length and ties. The last policy has no such step, and takes those of the step that made it.
+metrics.jsonl             proxy, KL, length, ties, and gold that was measured during the run
+samples/eval_*.jsonl      gold by prompt; with --gold-rubrics the answers are scored again
+--gold, --benchmark       figures of `rubric-rl eval` on a checkpoint of a step
 """
 
 from __future__ import annotations
@@ -14,7 +11,6 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import fmean
 from typing import NamedTuple, TypeVar
 
 import yaml
@@ -25,8 +21,16 @@ from rubric_rl.config.schema import RubricsConfig
 from rubric_rl.data.gold_rubrics import load_gold_rubrics
 from rubric_rl.errors import ConfigError, DataError
 from rubric_rl.evaluation.healthbench import HealthBenchScore
-from rubric_rl.evaluation.overoptimisation import Curve, CurvePoint, Gold
+from rubric_rl.evaluation.overoptimisation import Curve, Gold
 from rubric_rl.evaluation.prbench import PrbenchScore
+from rubric_rl.evaluation.run_curve import (
+    GOLD,
+    Z95,
+    Sourced,
+    curve_of,
+    means_by_prompt,
+    measured_gold,
+)
 from rubric_rl.judging.agreement import Estimate
 from rubric_rl.judging.grading import Answer, grade
 from rubric_rl.judging.judge import RubricJudge
@@ -37,11 +41,7 @@ from rubric_rl.types import PromptRecord
 
 _T = TypeVar("_T")
 
-# Half width of a 95 % interval in standard errors.
-_Z95 = 1.96
 _MAX_IN_FLIGHT = 32
-_PROXY, _GOLD = "eval/reward_mean", "eval/gold_mean"
-_TRAINING = ("policy/kl_ref", "rollout/response_tokens_mean", "reward/top_tie_frac")
 
 
 class StepFile(NamedTuple):
@@ -77,7 +77,7 @@ class _Found:
     """Values of one kind by step, with where each is from."""
 
     what: str
-    by_step: dict[int, tuple[Gold, str]] = field(default_factory=dict[int, tuple[Gold, str]])
+    by_step: dict[int, Sourced] = field(default_factory=dict[int, Sourced])
 
 
 def step_file(text: str) -> StepFile:
@@ -128,46 +128,8 @@ def _run_curve(run: Path, name: str, options: GoldOptions) -> RunCurve:
     benchmark = {
         f.step: (_benchmark(f.path), str(f.path)) for f in options.benchmarks if f.run == name
     }
-    steps = {step for step, line in lines.items() if _PROXY in line.metrics}
-    points = (
-        _point(step, lines, gold.by_step.get(step), benchmark.get(step))
-        for step in sorted(steps | gold.by_step.keys() | benchmark.keys())
-    )
-    return RunCurve(run=run, curve=Curve(name=name, points=tuple(points)), gold_source=gold.what)
-
-
-def _point(
-    step: int,
-    lines: Mapping[int, MetricsLine],
-    gold: tuple[Gold, str] | None,
-    benchmark: tuple[float, str] | None,
-) -> CurvePoint:
-    evaluation = lines[step].metrics if step in lines else {}
-    training = _training_line(step, lines)
-    known = {} if training is None else training.metrics
-    sources = [
-        *([f"metrics.jsonl line {lines[step].line}"] if _PROXY in evaluation else []),
-        *([f"training: line {training.line}"] if training is not None else []),
-        *([f"gold: {gold[1]}"] if gold is not None else []),
-        *([f"benchmark: {benchmark[1]}"] if benchmark is not None else []),
-    ]
-    kl, length, ties = (known.get(key) for key in _TRAINING)
-    return CurvePoint(
-        step=step,
-        proxy=evaluation.get(_PROXY),
-        gold=None if gold is None else gold[0],
-        benchmark=None if benchmark is None else benchmark[0],
-        kl=kl,
-        length=length,
-        top_tie_frac=ties,
-        source="; ".join(sources),
-    )
-
-
-def _training_line(step: int, lines: Mapping[int, MetricsLine]) -> MetricsLine | None:
-    """The training that starts from the policy of a step, or made it."""
-    near = [lines[s] for s in (step + 1, step) if s in lines]
-    return next((line for line in near if any(key in line.metrics for key in _TRAINING)), None)
+    curve = curve_of(name, lines, gold.by_step, benchmark)
+    return RunCurve(run=run, curve=curve, gold_source=gold.what)
 
 
 # ----------------------------------------------------------------------------
@@ -183,7 +145,7 @@ def _gold(run: Path, name: str, lines: Mapping[int, MetricsLine], options: GoldO
         rates = {f.step: (_win_rate(f.path), f"{f.path} (figures.win_rate)") for f in files}
         found = _Found(what="win rate", by_step=rates)
     else:
-        found = _measured(run, lines)
+        found = _Found(what=GOLD, by_step=measured_gold(run, lines))
     if not found.by_step:
         raise DataError(
             f"run {str(run)!r} has no gold value: configure the section gold when it is trained, "
@@ -191,39 +153,6 @@ def _gold(run: Path, name: str, lines: Mapping[int, MetricsLine], options: GoldO
             f"with --gold {name}:STEP=FILE"
         )
     return found
-
-
-def _measured(run: Path, lines: Mapping[int, MetricsLine]) -> _Found:
-    """What the run itself measured."""
-    found = _Found(what=_GOLD)
-    for step, line in lines.items():
-        if _GOLD not in line.metrics:
-            continue
-        half = line.metrics.get("eval/gold_ci95")
-        rows = _eval_rows(run, step)
-        found.by_step[step] = (
-            Gold(
-                value=line.metrics[_GOLD],
-                standard_error=None if half is None else half / _Z95,
-                by_prompt=_by_prompt([(r.prompt_id, r.gold_reward) for r in rows]),
-            ),
-            f"metrics.jsonl line {line.line}",
-        )
-    return found
-
-
-def _eval_rows(run: Path, step: int) -> list[SampleRow]:
-    """Held-out answers; none where they were not kept."""
-    path = run / "samples" / f"eval_{step:06d}.jsonl"
-    return read_rows(path) if path.exists() else []
-
-
-def _by_prompt(rewards: Sequence[tuple[str, float | None]]) -> dict[str, float]:
-    by_prompt: dict[str, list[float]] = {}
-    for prompt_id, reward in rewards:
-        if reward is not None:
-            by_prompt.setdefault(prompt_id, []).append(reward)
-    return {prompt_id: fmean(own) for prompt_id, own in by_prompt.items()}
 
 
 def _scored_again(run: Path, path: str) -> _Found:
@@ -237,7 +166,7 @@ def _scored_again(run: Path, path: str) -> _Found:
         records = {row.prompt_id: _record(row) for row in rows}
         rubrics = load_gold_rubrics(path, list(records.values()), key="--gold-rubrics")
         _require_rules(rubrics, path)
-        by_prompt = _by_prompt(asyncio.run(_rewards(rows, records, rubrics, config)))
+        by_prompt = means_by_prompt(asyncio.run(_rewards(rows, records, rubrics, config)))
         if by_prompt:
             found.by_step[rows[0].step] = (Gold.of_prompts(by_prompt), f"samples/{file.name}")
     return found
@@ -333,4 +262,4 @@ def _standard_error(estimate: Estimate) -> float | None:
     """From its 95 % interval."""
     if estimate.low is None or estimate.high is None:
         return None
-    return (estimate.high - estimate.low) / (2 * _Z95)
+    return (estimate.high - estimate.low) / (2 * Z95)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from rubric_rl.run_report.bottleneck import measured_s
 from rubric_rl.run_report.chart import Line, swatch
+from rubric_rl.run_report.gold_section import declines_table
 from rubric_rl.run_report.headline import duration
 from rubric_rl.run_report.markup import Cell, Html, join, section, table, text
 from rubric_rl.run_report.records import Point, Run
@@ -48,6 +49,7 @@ def comparison_html(runs: Sequence[Run]) -> Html:
     return section(
         "Runs compared",
         table(title, head, curves, numbers=6),
+        declines_table(runs),
         table("At the last step", names, last, numbers=len(names) - 1),
         table("Settings that differ", ("setting", *(run.label for run in runs)), settings),
         level=2,

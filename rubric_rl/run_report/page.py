@@ -15,6 +15,7 @@ from rubric_rl.run_report.comparison import comparison_html
 from rubric_rl.run_report.curves import CURVES, curves_html
 from rubric_rl.run_report.example_section import examples_html
 from rubric_rl.run_report.folder_section import folder_html
+from rubric_rl.run_report.gold_section import gold_html
 from rubric_rl.run_report.headline import bottleneck_html, headline_html, time_html
 from rubric_rl.run_report.judge_section import judge_html
 from rubric_rl.run_report.markup import EMPTY, Html, element, note, section, text
@@ -47,6 +48,7 @@ def report_html(runs: Sequence[Run]) -> str:
 def _alone(run: Run) -> Iterator[Html]:
     yield headline_html(run)
     yield bottleneck_html(run)
+    yield gold_html(run, level=2)
     yield _curves([run])
     yield from _parts(run, level=2)
 

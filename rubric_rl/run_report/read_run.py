@@ -20,6 +20,9 @@ from rubric_rl.controller.checkpoint_files import Checkpoint, damage
 from rubric_rl.controller.evaluation import half_width
 from rubric_rl.controller.run_folder import RunFolder
 from rubric_rl.errors import DataError
+from rubric_rl.evaluation.overoptimisation import Decline, analyse
+from rubric_rl.evaluation.run_curve import run_curve
+from rubric_rl.observability.metrics_file import read_metrics
 from rubric_rl.observability.records import read_rows
 from rubric_rl.observability.report import EvalComparison, compare
 from rubric_rl.refinement.records import Revision
@@ -84,6 +87,7 @@ def read_run(path: Path, label: str) -> Run:
         steps=steps,
         anchor_half_widths=_anchor_half_widths(folder, steps, notes),
         comparison=comparison,
+        decline=_read_decline(path, notes),
         examples=examples,
         revisions=_read_revisions(folder, notes),
         checkpoints=tuple(_in_words(checkpoint) for checkpoint in folder.all_checkpoints()),
@@ -157,6 +161,14 @@ def _read_evaluations(
         notes.append(f"Before and after can't be compared: {err}")
         return None, ()
     return comparison, most_changed(before, after)
+
+
+def _read_decline(path: Path, notes: list[str]) -> Decline | None:
+    try:
+        return analyse(run_curve(path, path.name, read_metrics(path)))
+    except DataError as err:
+        notes.append(f"Peak and decline of gold are left out: {err}")
+        return None
 
 
 def _anchor_half_widths(

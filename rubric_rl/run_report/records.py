@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rubric_rl.evaluation.overoptimisation import Decline
 from rubric_rl.observability.records import CriterionRow, SampleRow
 from rubric_rl.observability.report import EvalComparison
 from rubric_rl.refinement.records import Revision
@@ -62,6 +63,8 @@ class Run:
     """Step to the half width of the interval of `eval/anchor_reward_mean`."""
     comparison: EvalComparison | None
     """None: fewer than two evaluations, or nothing in them that can be compared."""
+    decline: Decline | None
+    """What the held-out gold curve says; None: the run has no gold, or it can't be read."""
     examples: tuple[ChangedExample, ...]
     revisions: Mapping[str, Sequence[Revision]] | None
     """Histories of rubrics by prompt; None: the run keeps no rubric store."""

@@ -34,7 +34,7 @@ ALLOWED = {
     "evaluation": FOUNDATION | SECOND | {"judging", "refinement"},
     "paper_tables": FOUNDATION | SECOND | {"evaluation", "judging", "refinement"},
     "controller": FOUNDATION | SECOND | {"refinement"},
-    "run_report": FOUNDATION | SECOND | {"controller", "refinement"},
+    "run_report": FOUNDATION | SECOND | {"controller", "evaluation", "refinement"},
     "baselines": FOUNDATION | SECOND | {"controller", "learner", "refinement"},
     "runtime": FOUNDATION | SECOND | THIRD | {"baselines", "controller", "refinement"},
     "planning": FOUNDATION | {"controller", "judging"},
