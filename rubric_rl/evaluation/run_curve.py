@@ -61,9 +61,9 @@ def _point(
     gold: Sourced | None,
     benchmark: tuple[float, str] | None,
 ) -> CurvePoint:
-    evaluation = lines[step].metrics if step in lines else {}
+    evaluation: Mapping[str, float] = lines[step].metrics if step in lines else {}
     training = _training_line(step, lines)
-    known = {} if training is None else training.metrics
+    known: Mapping[str, float] = {} if training is None else training.metrics
     sources = [
         *([f"metrics.jsonl line {lines[step].line}"] if PROXY in evaluation else []),
         *([f"training: line {training.line}"] if training is not None else []),
