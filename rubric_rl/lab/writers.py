@@ -18,7 +18,7 @@ from rubric_rl.refinement.records import Candidate
 
 READER_NOISE = 0.05
 """Standard deviation of the reader's error, in gold reward."""
-MAX_TOKENS = 48
+MAX_TOKENS = 64
 """Longest answer of the policy, its end included; a token is a word or a mark."""
 NUM_DRAFTS = 16
 """Answers of one writer to one prompt in a pool, where the writer is the only one."""
@@ -71,8 +71,9 @@ GREAT = Writer(
     listing=0.1, hype=0.06, myth=0.03, astray=0.0, again=0.03, filler=0.08, closing=0.25,
     praise=0.1,
 )  # fmt: skip
-CORPUS: tuple[tuple[Writer, float], ...] = ((WEAK, 0.4), (FAIR, 0.4), (GOOD, 0.15), (GREAT, 0.05))
-"""Who wrote what the policy is trained on first, with their shares."""
+CORPUS: tuple[tuple[Writer, float], ...] = ((WEAK, 0.5), (FAIR, 0.2), (GOOD, 0.1), (GREAT, 0.2))
+"""Who wrote what the policy is trained on first, with their shares. Half is weak, so that there
+is something to gain; a part is great, so that it can be found."""
 
 
 def diverse_writers() -> tuple[Writer, ...]:
