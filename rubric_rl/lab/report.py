@@ -23,14 +23,16 @@ _SAYS: dict[Verdict, str] = {
     "cannot tell": "can't be told to delay the decline of the gold reward or not",
 }
 _FIXED = """\
-Fixed before any training, and not changed afterwards: the gold rubric, the writers, the first
-rubrics, the bank (of one weight and in an order drawn for each prompt and seed; 10 criteria
-near the gold rubric, 6 away from it, 4 idle), the onset rule, the verdict's rule and the primary
-comparison. The policy's size, the learning rate and the number of steps were set on runs of
-`initial` alone with another seed, so that it over-optimises within a run. One setting was changed
-later: cut answers were left out of the loss in a first attempt, until a run that had stopped
-ending its answers had nothing left to learn from; now they are trained on. What the small policy
-starts from bounds what can be seen: see the table of proxies."""
+The gold rubric, the writers' habits, the first rubrics, the bank (of one weight and in an order
+drawn for each prompt and seed; 10 criteria near the gold rubric, 6 away from it, 4 idle), the
+onset rule, the verdict's rule and the primary comparison were fixed before any training. The
+policy's size, the number of steps, and now the shares of the writers in what it learns from, the
+longest answer and the learning rate were set on runs of `initial` alone with another seed. These
+three were set again after a first attempt of one seed in all conditions, in which gold fell from
+step 10 on whatever the rubric: it started from worse answers and cut them at 48 tokens. Answers
+that are cut were left out of its loss, until a run that had stopped ending its answers had nothing
+left to learn from; now they are trained on. What the small policy starts from bounds what can be
+seen: see the table of proxies."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
