@@ -118,6 +118,12 @@ def _report(argv: Sequence[str]) -> int:
     return command(argv)
 
 
+def _workspace(argv: Sequence[str]) -> int:
+    from rubric_rl.commands.workspace import main as command
+
+    return command(argv)
+
+
 def _serve(argv: Sequence[str]) -> int:
     from rubric_rl.integrations.serve import main as command
 
@@ -137,6 +143,7 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "lab": _lab,
     "checkpoints": _checkpoints,
     "report": _report,
+    "workspace": _workspace,
     "sft": _sft,
     "reward-model": _reward_model,
     "serve": _serve,
@@ -150,6 +157,7 @@ _HELP = (
     "tables: the paper's tables and figures from records; "
     "checkpoints: list, verify, export; "
     "report: one HTML file on a run, or on several compared; "
+    "workspace: a W&B workspace with panels for every metric; "
     "lab: do refined rubrics delay over-optimisation; "
     "sft, reward-model: train the baselines; "
     "serve: rewards over HTTP for other trainers"

@@ -23,6 +23,7 @@ from rubric_rl.controller.interfaces import LearnerGroup
 from rubric_rl.controller.run_folder import RunFolder
 from rubric_rl.controller.state import TrainState
 from rubric_rl.data.order import epoch_order
+from rubric_rl.observability.artifacts import NO_ARTIFACTS, Artifacts
 from rubric_rl.observability.records import StepRecord
 from rubric_rl.observability.sinks import MultiSink, Sink
 from rubric_rl.rubrics.rubric_set import RubricSet
@@ -59,6 +60,8 @@ class SupervisedRun:
     sinks: Sequence[Sink]
     stop: asyncio.Event
     """Set: leave a checkpoint and end."""
+    artifacts: Artifacts = NO_ARTIFACTS
+    """Is told of checkpoints."""
 
     @property
     def num_steps(self) -> int:
@@ -116,7 +119,7 @@ class SupervisedRun:
         content = checkpoints.CheckpointContent(
             state=state, rubrics=NO_RUBRICS, limiter_state="", archive=None
         )
-        await checkpoints.save(
+        checkpoint = await checkpoints.save(
             self.folder,
             content,
             self.learner,
@@ -124,6 +127,7 @@ class SupervisedRun:
             in_background=False,
             copied=asyncio.get_running_loop().create_future(),
         )
+        self.artifacts.checkpoint(checkpoints.made(checkpoint, content))
         keep = self.config.run.keep_checkpoints
         self.folder.prune(state.step, keep=keep, keep_best=0, metric=self.config.best_metric)
         return time.perf_counter() - began

@@ -181,6 +181,11 @@ class WandbConfig(Section):
     """Project that the run appears in."""
     entity: str | None = None
     """User or team; None is the account's default."""
+    rubric_artifacts: bool = True
+    """Each version of the rubrics as an artifact."""
+    checkpoint_artifacts: Literal["none", "reference", "upload"] = "reference"
+    """`reference` is the manifest with sizes and SHA-256, and where the files are; `upload` is
+    the files, copied in the run folder until they are there."""
 
 
 class LoggingConfig(Section):
@@ -188,6 +193,8 @@ class LoggingConfig(Section):
 
     wandb: WandbConfig = WandbConfig()
     """Weights & Biases."""
+    tensorboard: bool = False
+    """The metrics as TensorBoard events in tensorboard/ of the run folder."""
     sample_table_rows: int = Field(default=16, ge=0)
     """Rows that each step adds to the W&B samples table."""
     progress: bool = True

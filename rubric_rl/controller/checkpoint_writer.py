@@ -2,7 +2,8 @@
 
     save --> small files, learner copies its state --> back to the run
                                     |
-                                    +--> learner writes --> manifest --> rename --> prune
+                                    +--> learner writes --> manifest --> rename --> announce
+                                                                                    --> prune
 
 With `run.checkpoint_writing=sync` `save` returns at the end of the second line. A write
 that fails is raised by `raise_failure`, by the next `save` and by `finish`, whichever
@@ -24,9 +25,11 @@ from typing import Self
 
 from rubric_rl.config.schema import Config
 from rubric_rl.controller import checkpoints
+from rubric_rl.controller.checkpoint_files import Checkpoint
 from rubric_rl.controller.checkpoints import CheckpointContent
 from rubric_rl.controller.interfaces import LearnerGroup
 from rubric_rl.controller.run_folder import RunFolder
+from rubric_rl.observability.artifacts import NO_ARTIFACTS, Artifacts
 
 logger = logging.getLogger(__name__)
 
@@ -38,8 +41,16 @@ class CheckpointWriter:
     """Leaving the block waits for the write in flight, however the block ends, except when it
     is cancelled."""
 
-    def __init__(self, config: Config, folder: RunFolder, learner: LearnerGroup) -> None:
+    def __init__(
+        self,
+        config: Config,
+        folder: RunFolder,
+        learner: LearnerGroup,
+        artifacts: Artifacts = NO_ARTIFACTS,
+    ) -> None:
+        """`artifacts` is told of each checkpoint before older ones are deleted."""
         self._config = config
+        self._artifacts = artifacts
         self._folder = folder
         self._learner = learner
         self._making: asyncio.Task[None] | None = None
@@ -100,7 +111,7 @@ class CheckpointWriter:
         self, content: CheckpointContent, copied: asyncio.Future[None], began: float
     ) -> None:
         config = self._config
-        await checkpoints.save(
+        checkpoint = await checkpoints.save(
             self._folder,
             content,
             self._learner,
@@ -108,14 +119,17 @@ class CheckpointWriter:
             in_background=config.async_checkpoints,
             copied=copied,
         )
-        await asyncio.to_thread(
-            self._folder.prune,
-            content.state.step,
-            keep=config.run.keep_checkpoints,
-            keep_best=config.run.keep_best,
-            metric=config.best_metric,
-        )
+        await asyncio.to_thread(self._announce_and_prune, checkpoint, content)
         self._metrics["time/checkpoint_write_s"] = time.perf_counter() - began
+
+    def _announce_and_prune(self, checkpoint: Checkpoint, content: CheckpointContent) -> None:
+        self._artifacts.checkpoint(checkpoints.made(checkpoint, content))
+        self._folder.prune(
+            content.state.step,
+            keep=self._config.run.keep_checkpoints,
+            keep_best=self._config.run.keep_best,
+            metric=self._config.best_metric,
+        )
 
     async def _end(self, making: asyncio.Task[None], *, patient: bool) -> None:
         """Wait a bounded time; what goes wrong is logged, since another error is on its way."""

@@ -26,6 +26,7 @@ from rubric_rl.controller.interfaces import JudgePool, LearnerGroup
 from rubric_rl.controller.run_folder import OpenedRun, RunFolder, go_back
 from rubric_rl.controller.state import TrainState
 from rubric_rl.errors import DamagedCheckpointError, RunFolderError
+from rubric_rl.observability.artifacts import CheckpointMade
 from rubric_rl.observability.atomic import write_text_atomic
 from rubric_rl.observability.checksums import FileDigest
 from rubric_rl.rubrics.rubric_set import RubricSet
@@ -104,6 +105,19 @@ async def save(
             "run.keep_checkpoints lower, then go on with run.resume=auto"
         ) from err
     return checkpoint
+
+
+def made(checkpoint: Checkpoint, content: CheckpointContent) -> CheckpointMade:
+    """A complete checkpoint as it is announced."""
+    score = content.score
+    return CheckpointMade(
+        step=content.state.step,
+        path=checkpoint.path,
+        rubric_version=content.rubrics.version,
+        rubric_hash=content.rubrics.content_hash,
+        metric=None if score is None else score.metric,
+        value=None if score is None else score.value,
+    )
 
 
 def _bring_up_to_date(directory: Path, content: CheckpointContent) -> None:

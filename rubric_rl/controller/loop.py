@@ -67,6 +67,7 @@ from rubric_rl.controller.step_record import (
 from rubric_rl.controller.stopping import unless_stopped
 from rubric_rl.controller.streaming import GroupStreamer, Status
 from rubric_rl.errors import JudgeFailureError, OverBudget
+from rubric_rl.observability.artifacts import NO_ARTIFACTS, Artifacts, RubricsInForce
 from rubric_rl.observability.records import StepRecord
 from rubric_rl.observability.sinks import Sink
 from rubric_rl.rubrics.rubric_set import RubricSet
@@ -105,6 +106,8 @@ class Parts:
     run_folder: RunFolder
     sinks: Sequence[Sink]
     """Closed by the caller."""
+    artifacts: Artifacts = NO_ARTIFACTS
+    """Is told of rubrics and checkpoints."""
     status: Status
     stop: asyncio.Event
     """Set it to stop: an update that has begun is completed, rollouts are cancelled."""
@@ -124,7 +127,9 @@ class Controller:
         self._archive = parts.archive or CandidateArchive(
             parts.config.refinement.on_policy_candidates
         )
-        self._checkpoints = CheckpointWriter(parts.config, parts.run_folder, parts.learner)
+        self._checkpoints = CheckpointWriter(
+            parts.config, parts.run_folder, parts.learner, parts.artifacts
+        )
         self._over_budget: OverBudget | None = None
         """Why an evaluation was given up."""
 
@@ -140,6 +145,7 @@ class Controller:
         """
         assert state.rubric_version == self._parts.rubrics.version
         assert state.rubric_hash == self._parts.rubrics.content_hash
+        self._announce_rubrics(state.step)
         async with self._checkpoints:
             await self._publish(state.step)
             return await self._train(state)
@@ -275,6 +281,7 @@ class Controller:
         metrics = refined.metrics | {"time/refinement_s": time.perf_counter() - began}
         record = StepRecord(step=state.step, metrics=metrics, rows=(), revisions=refined.revisions)
         self._log(record)
+        self._announce_rubrics(state.step)
         return state.after_refinement(refined.rubrics.version, refined.rubrics.content_hash)
 
     def _apart_usd(self, state: TrainState) -> float:
@@ -383,6 +390,9 @@ class Controller:
             is_own_judge=True,
             is_paid_apart=not gold.shares_account,
         )
+
+    def _announce_rubrics(self, step: int) -> None:
+        self._parts.artifacts.rubrics(RubricsInForce(step=step, rubrics=self._rubrics))
 
     def _log(self, record: StepRecord) -> None:
         if record.metrics and (taken := self._checkpoints.take_metrics()):

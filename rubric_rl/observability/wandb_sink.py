@@ -1,5 +1,7 @@
 """The W&B sink: the same metrics, and tables of samples, criteria and changes of rubrics.
 
+`artifacts` takes rubrics and checkpoints.
+
 Training never depends on W&B. Without credentials the run is recorded offline
 in the run folder, and whatever goes wrong after the start switches this sink
 off, once and visibly.
@@ -16,8 +18,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from rubric_rl.config.schema import Config
 from rubric_rl.errors import ConfigError
+from rubric_rl.observability.artifacts import NO_ARTIFACTS, Artifacts
 from rubric_rl.observability.metrics import METRICS, check_names
 from rubric_rl.observability.records import StepRecord
+from rubric_rl.observability.wandb_artifacts import WandbArtifacts
 from rubric_rl.observability.wandb_tables import tables_of
 
 if TYPE_CHECKING:
@@ -31,6 +35,8 @@ Mode = Literal["online", "offline", "disabled"]
 _START_TIMEOUT_S = 60.0
 # A network that is gone must not hold up the end: what is not uploaded stays in the run folder.
 _FINISH_TIMEOUT_S = 120.0
+# Gigabytes of a checkpoint that somebody asked to upload.
+_UPLOAD_TIMEOUT_S = 1800.0
 
 T = TypeVar("T")
 
@@ -44,15 +50,18 @@ class WandbSink:
     """
 
     notice: str
-    num_failures: int
-    """Calls to W&B that failed: at most one at the start and one afterwards."""
 
     def __init__(self, config: Config, run_dir: Path, run_id: str, resume: bool) -> None:
         """Raises ConfigError if W&B can't start in a mode that was asked for by name."""
         self._table_rows = config.logging.sample_table_rows
         started = _start(config, _Identity(run_dir=run_dir, run_id=run_id, resume=resume))
         self._run = started.run
-        self.num_failures = int(started.failed)
+        self._num_failures = int(started.failed)
+        self._artifacts = (
+            None
+            if started.run is None
+            else WandbArtifacts(started.run, run_id, config.logging.wandb)
+        )
         self.notice = started.notice
         logger.info(self.notice)
 
@@ -60,6 +69,16 @@ class WandbSink:
     def is_active(self) -> bool:
         """False when disabled by the configuration or after a failure."""
         return self._run is not None
+
+    @property
+    def num_failures(self) -> int:
+        """Calls to W&B that failed: at most one at the start, one afterwards, one of artifacts."""
+        return self._num_failures + (0 if self._artifacts is None else self._artifacts.num_failures)
+
+    @property
+    def artifacts(self) -> Artifacts:
+        """Takes what the run makes; nothing when disabled."""
+        return self._artifacts or NO_ARTIFACTS
 
     def log(self, record: StepRecord) -> None:
         """Raises ValueError on an unlisted metric name, and nothing else."""
@@ -70,6 +89,8 @@ class WandbSink:
 
     def close(self) -> None:
         run, self._run = self._run, None
+        if self._artifacts is not None:
+            self._artifacts.close()
         if run is not None:
             self._guard("finish", lambda: _finish(run))
 
@@ -85,7 +106,7 @@ class WandbSink:
         result = _attempt(call)
         if isinstance(result, Exception):
             self._run = None
-            self.num_failures += 1
+            self._num_failures += 1
             logger.warning(
                 "W&B failed (%s) and is switched off: %s. The run goes on",
                 action,
@@ -178,6 +199,9 @@ def has_login() -> bool:
 def _init(config: Config, identity: _Identity, mode: Mode) -> wandb.Run:
     import wandb
 
+    # Everything that a run writes is in its folder, files of artifacts that wait for upload too.
+    os.environ.setdefault("WANDB_DATA_DIR", str(identity.run_dir.resolve() / "wandb"))
+    is_upload = config.logging.wandb.checkpoint_artifacts == "upload"
     run = wandb.init(
         project=config.logging.wandb.project,
         entity=config.logging.wandb.entity,
@@ -191,7 +215,7 @@ def _init(config: Config, identity: _Identity, mode: Mode) -> wandb.Run:
             silent=True,
             console="off",
             init_timeout=_START_TIMEOUT_S,
-            finish_timeout=_FINISH_TIMEOUT_S,
+            finish_timeout=_UPLOAD_TIMEOUT_S if is_upload else _FINISH_TIMEOUT_S,
             finish_timeout_raises=True,
         ),
     )

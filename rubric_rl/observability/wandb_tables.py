@@ -65,6 +65,9 @@ _REVISION_COLUMNS = (
 _MOST_REVISIONS = 500
 """A pass over many prompts makes thousands; the rubric store has them all."""
 
+TABLES = ("samples", "criteria", "rubric_changes")
+"""Names of the tables."""
+
 Cell = str | int | float | None
 
 
@@ -83,11 +86,12 @@ def tables_of(record: StepRecord, most_rows: int) -> Iterator[StepTable]:
     criteria = [_criterion_cells(s) for s in spread_criteria(record.criteria, most_rows)]
     ordered = sorted(record.revisions, key=lambda r: (r.prompt_id, r.number))
     revisions = [_revision_cells(r, record.step) for r in spread(ordered, _MOST_REVISIONS)]
-    for name, columns, rows in (
-        ("samples", _COLUMNS, samples),
-        ("criteria", _CRITERION_COLUMNS, criteria),
-        ("rubric_changes", _REVISION_COLUMNS, revisions),
-    ):
+    contents = (
+        (_COLUMNS, samples),
+        (_CRITERION_COLUMNS, criteria),
+        (_REVISION_COLUMNS, revisions),
+    )
+    for name, (columns, rows) in zip(TABLES, contents, strict=True):
         if rows:
             yield StepTable(name=name, columns=columns, rows=rows)
 

@@ -19,6 +19,7 @@ from rubric_rl.errors import RunFolderError, WorkerDiedError
 from rubric_rl.judging.cache import VerdictCache
 from rubric_rl.judging.dispatch import DispatchSnapshot
 from rubric_rl.runtime.judge_budget import Membership
+from rubric_rl.runtime.pool_metrics import InHand, PoolMetrics
 from rubric_rl.types import FailureCause, Judgement, JudgeRequest, JudgeUsage, Verdict, VerdictValue
 
 logger = logging.getLogger(__name__)
@@ -55,10 +56,12 @@ class RayJudgePool:
         served_model: str = "",
         cache_dir: Path | None = None,
         servers: Sequence[Any] = (),
+        run: str = "",
     ) -> None:
         """`workers`: actor handles by label. Without `account` all judging is by rules.
 
         `servers`: handles of the judge's own servers, which live as long as the pool.
+        `run`: whose pool it is, in Ray's metrics.
         """
         self._servers = tuple(servers)
         self._workers = workers
@@ -66,6 +69,7 @@ class RayJudgePool:
         self._served_model = served_model
         self._cache = None if cache_dir is None else VerdictCache(cache_dir)
         self._limiter_state = ""
+        self._metrics = PoolMetrics("judge", workers, run=run, places=max_in_flight_per_worker)
         self._assigned: Counter[str] = Counter()
         self._down: set[str] = set()
         # A sample in hand finds its least busy worker free. Only one that lost its
@@ -76,12 +80,18 @@ class RayJudgePool:
 
     async def judge(self, request: JudgeRequest) -> Judgement:
         """See `JudgePool.judge`. What a judge raises is a bug, and is raised here."""
-        async with self._in_hand:
+        with self._metrics.waiting():
+            await self._in_hand.acquire()
+        try:
             first = self._least_busy(exclude=None)
             judgement = await self._ask(first, request)
             if judgement is None:
                 judgement = await self._ask(self._least_busy(exclude=first), request)
-            return judgement or _unjudged(request, FailureCause.WORKER_DIED)
+        finally:
+            self._in_hand.release()
+        judgement = judgement or _unjudged(request, FailureCause.WORKER_DIED)
+        self._metrics.judged(judgement)
+        return judgement
 
     async def status(self) -> JudgePoolStatus:
         """See `JudgePool.status`. Raises WorkerDiedError if the budget stays out of reach."""
@@ -143,34 +153,45 @@ class RayJudgePool:
         """None if the worker died."""
         self._assigned[label] += 1
         try:
-            async with self._places[label]:
-                judgement = await self._call(label, request)
-        except ray.exceptions.RayActorError as err:
-            self._report_death(label, err)
-            return None
+            with self._metrics.at(label) as in_hand:
+                return await self._answer(label, request, in_hand)
         finally:
             self._assigned[label] -= 1
+
+    async def _answer(self, label: str, request: JudgeRequest, in_hand: InHand) -> Judgement | None:
+        try:
+            async with self._places[label]:
+                judgement = await self._call(label, request, in_hand)
+        except ray.exceptions.RayActorError as err:
+            in_hand.left("worker_died")
+            self._report_death(label, err)
+            return None
         self._down.discard(label)
+        self._metrics.worker_up(label, True)
         return judgement
 
-    async def _call(self, label: str, request: JudgeRequest) -> Judgement:
+    async def _call(self, label: str, request: JudgeRequest, in_hand: InHand) -> Judgement:
         reply = self._workers[label].judge.remote(request)
         try:
-            return await asyncio.wait_for(_result(reply), self._timeout_s)
+            judgement = await asyncio.wait_for(_result(reply), self._timeout_s)
         except ray.exceptions.RayTaskError:
             raise  # even if what the judge raised is itself a TimeoutError
         except TimeoutError:
             ray.cancel(reply)
             logger.warning("%s took longer than %.0f s for one sample", label, self._timeout_s)
+            in_hand.left("timeout")
             return _unjudged(request, FailureCause.TIMEOUT)
         except asyncio.CancelledError:
             ray.cancel(reply)  # the worker's own calls to an endpoint end with it
             raise
+        in_hand.left("ok")
+        return judgement
 
     def _report_death(self, label: str, err: ray.exceptions.RayActorError) -> None:
         """Warn once, not for each sample that was with the worker."""
         level = logging.INFO if label in self._down else logging.WARNING
         self._down.add(label)
+        self._metrics.worker_up(label, False)
         logger.log(
             level,
             "%s died while judging; its samples go to another: %s",

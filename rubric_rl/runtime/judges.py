@@ -217,4 +217,5 @@ def _pool(
         served_model="" if setup.identity is None else setup.identity.served_model,
         cache_dir=None if setup.cache_dir is None else Path(setup.cache_dir),
         servers=servers.actors,
+        run=config.run.name,
     )

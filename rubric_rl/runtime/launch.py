@@ -40,8 +40,6 @@ from rubric_rl.errors import DataError, PlacementError, RunFolderError
 from rubric_rl.observability.console import Console, quiet_logging
 from rubric_rl.observability.report import compare_run
 from rubric_rl.observability.report_text import write_report
-from rubric_rl.observability.sinks import JsonlSink, Sink
-from rubric_rl.observability.wandb_sink import WandbSink
 from rubric_rl.refinement.describe import log_lines, telling_revision
 from rubric_rl.refinement.store import RubricStore
 from rubric_rl.rubrics.rubric_set import RubricSet
@@ -52,6 +50,7 @@ from rubric_rl.runtime.judges import JudgeStart
 from rubric_rl.runtime.placement import PlacementPlan, check_plan, describe, plan_placement
 from rubric_rl.runtime.preflight import Inputs, check_inputs
 from rubric_rl.runtime.refiner import STORE_DIR, open_refinement
+from rubric_rl.runtime.tracking import open_tracking
 from rubric_rl.runtime.waiting import Waiting
 from rubric_rl.runtime.workers import WorkerSettings, start_workers
 
@@ -186,6 +185,7 @@ async def _train(run: _Run) -> int:
         )
         if refinement is not None:
             stack.callback(refinement.store.close)
+        tracking = open_tracking(config, run.opened, console, stack.callback)
         parts = Parts(
             config=config,
             train_prompts=run.inputs.train_prompts,
@@ -201,7 +201,8 @@ async def _train(run: _Run) -> int:
             reference=pools.reference,
             weight_sync=pools.weight_sync,
             run_folder=run.opened.folder,
-            sinks=_open_sinks(run, stack),
+            sinks=tracking.sinks,
+            artifacts=tracking.artifacts,
             status=console,
             stop=stop,
         )
@@ -236,16 +237,6 @@ def _cache_dir(run: _Run) -> Path | None:
         return None
     folder = Path(cache.dir) if cache.dir else run.opened.folder.root / "verdicts"
     return folder.resolve()
-
-
-def _open_sinks(run: _Run, stack: ExitStack) -> list[Sink]:
-    root = run.opened.folder.root
-    wandb_sink = WandbSink(run.config, root, run.opened.run_id, run.opened.is_continued)
-    run.console.note(wandb_sink.notice)
-    sinks: list[Sink] = [JsonlSink(root), wandb_sink, run.console]
-    for sink in sinks:
-        stack.callback(sink.close)
-    return sinks
 
 
 @contextmanager

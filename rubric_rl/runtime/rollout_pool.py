@@ -11,7 +11,8 @@ from typing import Any
 import ray
 import ray.exceptions
 
-from rubric_rl.errors import WorkerTimeoutError
+from rubric_rl.errors import WorkerDiedError, WorkerTimeoutError
+from rubric_rl.runtime.pool_metrics import InHand, PoolMetrics
 from rubric_rl.runtime.waiting import Waiting, cancelled, converted
 from rubric_rl.types import RolloutRequest, Sample
 
@@ -29,12 +30,19 @@ class RayRolloutPool:
         *,
         sample_timeout_s: float,
         takes_turns: bool,
+        places: int | None = None,
+        run: str = "",
     ) -> None:
-        """`workers`: actor handles by label. `takes_turns`: they share devices with the learner."""
+        """`workers`: actor handles by label. `takes_turns`: they share devices with the learner.
+
+        `places`: samples that one worker decodes at once, and `run`: whose pool it is; both for
+        Ray's metrics.
+        """
         self._workers = workers
         self._waiting = waiting
         self._sample_timeout_s = sample_timeout_s
         self._takes_turns = takes_turns
+        self._metrics = PoolMetrics("rollout", workers, run=run, places=places)
 
     async def generate(self, requests: Sequence[RolloutRequest]) -> AsyncIterator[Sample]:
         """See `RolloutPool.generate`. Ends when every worker has ended its generation.
@@ -64,24 +72,18 @@ class RayRolloutPool:
         self, label: str, share: Sequence[RolloutRequest], queue: asyncio.Queue[Sample | None]
     ) -> None:
         """Put a worker's samples into the queue, then None."""
-        worker = self._workers[label]
-        stream = worker.generate.options(num_returns="streaming").remote(share)
-
-        async def drain() -> None:
-            num_samples = 0
-            async for ref in stream:
-                queue.put_nowait(await ref)
-                num_samples += 1
-            assert num_samples == len(share), (
-                f"{label} ended its generation after {num_samples} of {len(share)} samples"
-            )
-            queue.put_nowait(None)
-
-        try:
-            await converted(label, self._waiting.log_dir, drain())
-        except asyncio.CancelledError:
-            await _cancel(stream)
-            raise
+        with self._metrics.at(label, len(share)) as in_hand:
+            stream = self._workers[label].generate.options(num_returns="streaming").remote(share)
+            draining = _drain(label, stream, len(share), queue, in_hand)
+            try:
+                await converted(label, self._waiting.log_dir, draining)
+            except asyncio.CancelledError:
+                await _cancel(stream)
+                raise
+            except WorkerDiedError:
+                self._metrics.worker_up(label, False)
+                raise
+            self._metrics.worker_up(label, True)
 
     async def _next(
         self, queue: asyncio.Queue[Sample | None], streams: Mapping[asyncio.Task[None], str]
@@ -105,10 +107,13 @@ class RayRolloutPool:
             getter.cancel()
 
     def _out_of_time(self, streams: Mapping[asyncio.Task[None], str]) -> WorkerTimeoutError:
-        silent = ", ".join(label for stream, label in streams.items() if not stream.done())
+        silent = [label for stream, label in streams.items() if not stream.done()]
+        for label in silent:
+            self._metrics.worker_up(label, False)
         return WorkerTimeoutError(
-            f"waited {self._sample_timeout_s:.0f} s for the next sample of {silent}. Logs are in "
-            f"{self._waiting.log_dir}; if they show progress, raise cluster.step_timeout_s"
+            f"waited {self._sample_timeout_s:.0f} s for the next sample of {', '.join(silent)}. "
+            f"Logs are in {self._waiting.log_dir}; if they show progress, raise "
+            "cluster.step_timeout_s"
         )
 
     async def release_memory(self) -> None:
@@ -116,6 +121,24 @@ class RayRolloutPool:
         if self._takes_turns:
             refs = {label: worker.sleep.remote() for label, worker in self._workers.items()}
             await self._waiting.all("engines to sleep", refs, self._sample_timeout_s)
+
+
+async def _drain(
+    label: str,
+    stream: Any,
+    num_expected: int,
+    queue: asyncio.Queue[Sample | None],
+    in_hand: InHand,
+) -> None:
+    num_samples = 0
+    async for ref in stream:
+        queue.put_nowait(await ref)
+        in_hand.left("ok")
+        num_samples += 1
+    assert num_samples == num_expected, (
+        f"{label} ended its generation after {num_samples} of {num_expected} samples"
+    )
+    queue.put_nowait(None)
 
 
 def _raise_failure(streams: Iterable[asyncio.Task[None]]) -> None:

@@ -9,10 +9,8 @@ is started.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 
 import ray
 
@@ -29,13 +27,12 @@ from rubric_rl.controller.state import TrainState
 from rubric_rl.errors import RunFolderError
 from rubric_rl.learner.spec import LearnerSpec
 from rubric_rl.observability.console import Console, quiet_logging
-from rubric_rl.observability.sinks import JsonlSink, Sink
-from rubric_rl.observability.wandb_sink import WandbSink
 from rubric_rl.runtime.actors import LearnerWorker, RewardLearnerWorker
 from rubric_rl.runtime.cluster import node_resources, ray_cluster, reserve
 from rubric_rl.runtime.launch import INTERRUPTED, stop_on_signal
 from rubric_rl.runtime.learner_group import RayLearnerGroup, RayPairLearner
 from rubric_rl.runtime.placement import check_plan, plan_learners
+from rubric_rl.runtime.tracking import open_tracking
 from rubric_rl.runtime.waiting import Waiting
 from rubric_rl.runtime.workers import start_learners
 
@@ -115,12 +112,14 @@ async def _train(job: SupervisedJob, opened: OpenedRun, console: Console) -> int
         task = job.task(ranks)
         state = _start(opened, task.data_hash)
         console.begin(job.num_steps, completed=state.step)
+        tracking = open_tracking(config, opened, console, stack.callback)
         run = SupervisedRun(
             config=config,
             task=task,
             learner=ranks,
             folder=opened.folder,
-            sinks=_sinks(job, opened, console, stack.callback),
+            sinks=tracking.sinks,
+            artifacts=tracking.artifacts,
             stop=stop,
         )
         state = await run.run(state)
@@ -143,15 +142,3 @@ def _start(opened: OpenedRun, data_hash: str) -> TrainState:
             "files hold now: restore them, or set another run.dir"
         )
     return state
-
-
-def _sinks(
-    job: SupervisedJob, opened: OpenedRun, console: Console, at_end: Callable[..., object]
-) -> list[Sink]:
-    root: Path = opened.folder.root
-    wandb_sink = WandbSink(job.config, root, opened.run_id, opened.is_continued)
-    console.note(wandb_sink.notice)
-    sinks: list[Sink] = [JsonlSink(root), wandb_sink, console]
-    for sink in sinks:
-        at_end(sink.close)
-    return sinks

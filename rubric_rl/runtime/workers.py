@@ -96,6 +96,8 @@ async def start_workers(
             waiting,
             sample_timeout_s=config.cluster.step_timeout_s,
             takes_turns=_takes_turns(config),
+            places=config.rollout.max_concurrent_samples,
+            run=config.run.name,
         ),
         judges=judges,
         learner=RayLearnerGroup(ranks, waiting, timeout_s=config.cluster.step_timeout_s),

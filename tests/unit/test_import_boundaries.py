@@ -60,6 +60,8 @@ EXCEPTIONS = {
 ONLY_IN = {
     "ray": {"runtime"},
     "wandb": {"observability"},
+    "wandb_workspaces": {"observability"},
+    "tensorboard": {"observability"},
     "deepspeed": {"learner"},
     "vllm": {"rollout", "weight_sync"},
     "matplotlib": {"plots"},
@@ -69,7 +71,7 @@ ONLY_IN = {
     "prometheus_client": {"integrations"},
 }
 
-HEAVY = ("torch", "ray", "vllm", "deepspeed", "wandb", "transformers")
+HEAVY = ("torch", "ray", "vllm", "deepspeed", "wandb", "transformers", "tensorboard")
 
 
 def _module(path: Path) -> str:

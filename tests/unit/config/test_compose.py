@@ -97,7 +97,8 @@ def test_a_folder_of_ones_own_adds_experiments(tmp_path: Path) -> None:
         ),
         (
             "logging.wandb.zzz=x",
-            "logging.wandb.zzz is not a known key: logging.wandb takes mode, project, entity",
+            "logging.wandb.zzz is not a known key: "
+            "logging.wandb takes mode, project, entity, rubric_artifacts, checkpoint_artifacts",
         ),
         (
             "q.zzz=1",
@@ -164,7 +165,8 @@ def test_the_value_of_an_unknown_key_is_not_repeated() -> None:
         ),
         (
             "logging.wandb=yes",
-            "logging.wandb='yes' is not allowed: it is a section of mode, project, entity",
+            "logging.wandb='yes' is not allowed: it is a section of mode, project, "
+            "entity, rubric_artifacts, checkpoint_artifacts",
         ),
         (
             "judge.llm.model=x",

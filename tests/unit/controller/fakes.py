@@ -26,6 +26,7 @@ from rubric_rl.controller.refinement_phase import RefinementParts
 from rubric_rl.controller.run_folder import RunFolder
 from rubric_rl.controller.state import TrainState
 from rubric_rl.controller.streaming import GroupStreamer
+from rubric_rl.observability.artifacts import CheckpointMade, RubricsInForce
 from rubric_rl.observability.checksums import FileDigest
 from rubric_rl.observability.metrics import check_names
 from rubric_rl.observability.records import StepRecord
@@ -470,6 +471,20 @@ class FakeProposer:
         )
 
 
+class FakeArtifacts:
+    """Remembers what it was told; a checkpoint's files must be there then."""
+
+    def __init__(self) -> None:
+        self.made: list[RubricsInForce | CheckpointMade] = []
+
+    def rubrics(self, made: RubricsInForce) -> None:
+        self.made.append(made)
+
+    def checkpoint(self, made: CheckpointMade) -> None:
+        assert (made.path / "manifest.json").is_file()
+        self.made.append(made)
+
+
 class FakeStatus:
     def __init__(self) -> None:
         self.texts: list[str] = []
@@ -505,6 +520,7 @@ class World:
         self.reference: FakeReference | None = None
         self.weight_sync = FakeWeightSync(self.events, self.learner, self.rollouts)
         self.sink = FakeSink(self.events)
+        self.artifacts = FakeArtifacts()
         self.status = FakeStatus()
         self.stop = asyncio.Event()
         self.run_folder = RunFolder(root=Path(self.config.run.dir))
@@ -536,6 +552,7 @@ class World:
                 weight_sync=self.weight_sync,
                 run_folder=self.run_folder,
                 sinks=[self.sink],
+                artifacts=self.artifacts,
                 status=self.status,
                 stop=self.stop,
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -115,3 +116,19 @@ def make_record() -> Callable[..., StepRecord]:
         return StepRecord(step=step, metrics=named, rows=rows, criteria=criteria)
 
     return make
+
+
+# Nothing listens there, so a connection is refused at once.
+DEAD_SERVER = "http://127.0.0.1:9"
+
+
+@pytest.fixture
+def wandb_apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """W&B finds no credentials or settings of whoever runs the tests, and leaves them nothing."""
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_DATA_DIR"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)  # set first, so that what the code sets is undone too
+    monkeypatch.setenv("WANDB_BASE_URL", DEAD_SERVER)
+    for name in ("CONFIG", "CACHE"):
+        monkeypatch.setenv(f"WANDB_{name}_DIR", str(tmp_path / f"wandb_{name.lower()}"))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))

@@ -21,9 +21,9 @@ from rubric_rl.observability.wandb_tables import tables_of
 from rubric_rl.refinement.records import NewCriterion, Operation, Revision
 
 from ...records import gate_figures
+from .wandb_records import histories, records, run_file
 
-# Nothing listens there, so a connection is refused at once.
-DEAD_SERVER = "http://127.0.0.1:9"
+pytestmark = pytest.mark.usefixtures("wandb_apart")
 
 
 def _config(run_dir: Path, mode: str) -> Config:
@@ -35,16 +35,6 @@ def _config(run_dir: Path, mode: str) -> Config:
         "logging": {"wandb": {"mode": mode}, "sample_table_rows": 2},
     }
     return Config.model_validate(values)
-
-
-@pytest.fixture(autouse=True)
-def no_login(monkeypatch, tmp_path: Path) -> None:
-    """W&B finds no credentials and no settings of whoever runs the tests."""
-    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_IDENTITY_TOKEN_FILE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("WANDB_BASE_URL", DEAD_SERVER)
-    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "wandb_config"))
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
 
 
 def _open(run_dir: Path, mode: str, *, resume: bool = False) -> WandbSink:
@@ -65,7 +55,8 @@ def test_without_a_key_it_is_offline_and_says_so(
     with caplog.at_level(logging.INFO, logger="rubric_rl"):
         sink = _open(tmp_path, "auto")
     assert sink.notice.startswith("W&B: offline (no API key found); upload with: wandb sync ")
-    assert [record.getMessage() for record in caplog.records] == [sink.notice]
+    ours = [record for record in caplog.records if record.name.startswith("rubric_rl.")]
+    assert [record.getMessage() for record in ours] == [sink.notice]
     rows = [make_row(f"p{p}", s) for p in range(2) for s in range(3)]
     criteria = tuple(make_stats(f"p{p}", f"c{c}") for p in range(2) for c in range(3))
     sink.log(make_record(1, *rows, criteria=criteria, reward__mean=0.5))
@@ -167,14 +158,36 @@ def test_a_server_that_is_down_means_offline(
     assert sink.num_failures == 1
 
 
+def test_a_resumed_run_goes_on_in_the_same_run_with_steps_as_its_x_axis(
+    tmp_path: Path, make_record
+) -> None:
+    for steps, resume in (((1, 2), False), ((3,), True)):
+        folders = set(tmp_path.glob("wandb/offline-run-*"))
+        sink = _open(tmp_path, "offline", resume=resume)
+        for step in steps:
+            sink.log(make_record(step, reward__mean=step / 2))
+        sink.close()
+        (folder,) = set(tmp_path.glob("wandb/offline-run-*")) - folders
+        written = records(run_file(folder))
+        assert {r.run.run_id for r in written if r.HasField("run")} == {"abc123"}
+        axes = {r.metric.name: r.metric.step_metric for r in written if r.HasField("metric")}
+        assert axes["reward/mean"] == "step"
+        assert [(h["step"], h["reward/mean"]) for h in histories(written)] == [
+            (step, step / 2) for step in steps
+        ]
+        time.sleep(1.1)  # W&B names its folders by the second
+
+
 class _Server(BaseHTTPRequestHandler):
     """As much of W&B as a start needs; whatever is uploaded never gets an answer."""
 
     protocol_version = "HTTP/1.1"
     released: threading.Event
+    bodies: list[bytes]
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.bodies.append(body)
         if self.path != "/graphql" or b"CreateRunFiles" in body:
             self.released.wait()
             self.close_connection = True
@@ -201,6 +214,7 @@ def stuck_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     wandb.teardown()  # it has read the address of the tests before
     _Server.released = threading.Event()
+    _Server.bodies = []
     with ThreadingHTTPServer(("127.0.0.1", 0), _Server) as server:
         server.daemon_threads = True
         thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -227,3 +241,14 @@ def test_a_network_that_is_gone_at_the_end_holds_nobody_up(
     assert f"TimeoutError: Timed out finishing run. Upload the rest with: wandb sync {folder}" in (
         caplog.text
     )
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_only_a_resumed_run_asks_the_server_for_what_it_has_of_this_run(
+    tmp_path: Path, monkeypatch, stuck_server: None, resume: bool
+) -> None:
+    monkeypatch.setattr("rubric_rl.observability.wandb_sink._FINISH_TIMEOUT_S", 1.0)
+    sink = _open(tmp_path, "online", resume=resume)
+    sink.close()
+    asked = [json.loads(body) for body in _Server.bodies if b"RunResumeStatus" in body]
+    assert [request["variables"]["name"] for request in asked] == (["abc123"] if resume else [])
