@@ -24,6 +24,7 @@ from rubric_rl.config.problems import known_keys
 from rubric_rl.config.schema import Config
 from rubric_rl.errors import DataError
 from rubric_rl.observability.metrics import METRICS, NAMES, markdown_table
+from rubric_rl.types import FailureCause
 
 from ..readmes import READMES, ROOT, blocks, inline, name_of, text_of
 
@@ -165,6 +166,24 @@ def test_every_link_leads_somewhere(path: Path):
 def _anchors(path: Path) -> set[str]:
     titles = re.findall(r"^#+ (.*)$", text_of(path), re.MULTILINE)
     return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_every_message_of_the_troubleshooting_is_one_of_ours():
+    (readme,) = [path for path in READMES if path.parent.name == "doctor"]
+    symptoms = re.findall(r"^\| `([^`]* [^`]*)` \|", text_of(readme), re.MULTILINE)
+    sources = [*PACKAGES.rglob("*.py"), *(ROOT / "launch").glob("*.sh")]
+    said = "\n".join(text_of(path) for path in sources)
+    parts = [part for symptom in symptoms for part in symptom.split("...") if part.strip()]
+    assert len(symptoms) >= 4
+    assert [part for part in parts if part not in said] == []
+
+
+def test_every_cause_of_an_unknown_verdict_has_a_remedy():
+    (readme,) = [path for path in READMES if path.parent.name == "doctor"]
+    table = text_of(readme).partition("### Verdicts that are UNKNOWN")[2]
+    first_cells = re.findall(r"^\| (`[^|]*) \|", table, re.MULTILINE)
+    named = [cause for cell in first_cells for cause in re.findall(r"`(\w+)`", cell)]
+    assert sorted(named) == sorted(cause.value for cause in FailureCause)
 
 
 @each_readme
