@@ -66,7 +66,7 @@ class RefinementConfig(Section):
     on_policy_candidates: Annotated[int, Field(ge=0)] = 8
     """Best answers of the epoch that are kept for each prompt, during training."""
     pair_strategy: Literal["top2", "top_tied", "top_diverse"] = "top2"
-    """Which two answers the proposer sees; see `refinement.pairs`."""
+    """Which two answers the proposer sees; see `rubric_rl/refinement/pairs.py`."""
     exclude_used: bool = True
     """Leave answers that the proposer has seen out of later pairs."""
     only_tied: bool = True

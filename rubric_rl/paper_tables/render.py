@@ -80,7 +80,8 @@ def as_markdown(exhibit: Exhibit) -> str:
     layout = LAYOUTS[exhibit.name]
     number = {cell.key: place for place, cell in enumerate(exhibit.cells, 1)}
     by_key = {cell.key: cell for cell in exhibit.cells}
-    header, lines = [layout.row_title], []
+    header: list[str] = [layout.row_title]
+    lines: list[list[str]] = []
     for column in layout.columns.values():
         header += [column.label, "paper"] if exhibit.paper else [column.label]
     for row, label in exhibit.rows.items():

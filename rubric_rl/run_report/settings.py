@@ -7,7 +7,7 @@ today's schema: one that isn't there is None.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -50,10 +50,13 @@ def read_settings(path: Path) -> Settings:
     return Settings(dict(_flat(cast("object", content), "")))
 
 
+def _items(value: dict[object, object] | list[object]) -> Iterable[tuple[object, object]]:
+    return value.items() if isinstance(value, dict) else enumerate(value)
+
+
 def _flat(value: object, key: str) -> Iterator[tuple[str, str]]:
     if value and isinstance(value, dict | list):
-        pairs = value.items() if isinstance(value, dict) else enumerate(value)
-        for name, item in cast("Iterator[tuple[object, object]]", pairs):
+        for name, item in _items(cast("dict[object, object] | list[object]", value)):
             yield from _flat(item, f"{key}.{name}" if key else f"{name}")
     elif value is None:
         yield key, "null"

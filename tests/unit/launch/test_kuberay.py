@@ -7,6 +7,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
+import kubernetes_validate
 import pytest
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -158,6 +159,18 @@ def test_a_field_that_kuberay_does_not_know_would_be_found():
     manifest["spec"]["rayClusterSpec"]["headGroupSpec"]["rayStartParam"] = {}
     with pytest.raises(ValidationError, match="rayStartParam"):
         _RayJob.model_validate(manifest)
+
+
+@pytest.mark.parametrize("version", ["1.30", "1.33", "1.37"])
+@pytest.mark.parametrize("group", [0, 1], ids=["head", "worker"])
+def test_the_pods_are_valid_under_the_schemas_of_kubernetes(group: int, version: str):
+    cluster = _manifest()["spec"]["rayClusterSpec"]
+    template = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]][group]["template"]
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod"}, **template}
+    kubernetes_validate.validate(pod, version, strict=True)
+    pod["spec"]["containers"][0]["volumeMount"] = []
+    with pytest.raises(kubernetes_validate.ValidationError, match="volumeMount"):
+        kubernetes_validate.validate(pod, version, strict=True)
 
 
 def test_the_job_runs_our_command_and_resumes(job: _RayJob):
