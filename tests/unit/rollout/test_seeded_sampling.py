@@ -6,6 +6,7 @@ import inspect
 import math
 from typing import Literal
 
+import pytest
 import torch
 from vllm.v1.sample.ops.topk_topp_sampler import TopKTopPSampler
 
@@ -40,6 +41,21 @@ def test_the_number_falls_where_the_sum_passes_it() -> None:
     assert sample_by_inverse_cdf(probs, generators(7)).tolist() == [2]
     # Twice the weights, the same token.
     assert sample_by_inverse_cdf(2 * probs, generators(7)).tolist() == [2]
+
+
+@pytest.mark.parametrize("num_tokens", [1, 255, 256, 257, 1000, 5000])
+def test_blocks_find_what_one_running_sum_finds(num_tokens: int) -> None:
+    # Weights of whole numbers, half of them 0, so that all sums are exact.
+    of_weights = torch.Generator().manual_seed(num_tokens)
+    weights = torch.randint(0, 8, (40, num_tokens), generator=of_weights)
+    weights = (weights * (torch.rand(weights.shape, generator=of_weights) < 0.5)).float()
+    weights[:, num_tokens // 2] = 1.0
+    found = sample_by_inverse_cdf(weights, generators(*range(40)))
+    for row, token in enumerate(found.tolist()):
+        generator = torch.Generator().manual_seed(row)
+        number = torch.rand(1, dtype=torch.float64, generator=generator).item()
+        sums = weights[row].double().cumsum(0).tolist()
+        assert token == next(i for i, s in enumerate(sums) if s > number * sums[-1])
 
 
 def test_a_seed_gives_the_same_tokens_beside_any_others() -> None:
