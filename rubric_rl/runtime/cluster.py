@@ -138,7 +138,7 @@ async def reserve(plan: PlacementPlan, waiting: Waiting, timeout_s: float) -> Re
         WorkerTimeoutError: others held the resources for `timeout_s`.
         PlacementError: see `bind_to_nodes`.
     """
-    groups = {
+    groups: dict[Strategy, PlacementGroup] = {
         strategy: placement_group(
             [plan.bundles[index].resources for index in bundles], strategy=strategy
         )
