@@ -12,9 +12,10 @@
 #   run.dir           on storage that every node sees
 #
 # Keys (OPENAI_API_KEY, WANDB_API_KEY, HF_TOKEN) are taken from the environment that sbatch
-# is called in. Five minutes before its time is over, and at `scancel --signal=TERM --batch
+# is called in. Half an hour before its time is over, and at `scancel --signal=TERM --batch
 # JOB`, the run completes its update, writes a checkpoint and the job queues again, to go on
-# from it (run.resume=auto). Plain scancel ends it at once; the newest checkpoint stands.
+# from it (run.resume=auto). An update and a checkpoint must fit into that half hour
+# (--signal; `rubric-rl plan` estimates a step). Plain scancel ends it at once; the newest checkpoint stands.
 #SBATCH --job-name=rubric-rl
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
@@ -22,7 +23,7 @@
 #SBATCH --cpus-per-task=64
 #SBATCH --exclusive
 #SBATCH --time=24:00:00
-#SBATCH --signal=B:TERM@300
+#SBATCH --signal=B:TERM@1800
 #SBATCH --requeue
 #SBATCH --open-mode=append
 #SBATCH --output=slurm-%j.log
@@ -51,6 +52,11 @@ esac
 
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 head="${nodes[0]}"
+# Slurm gives a step one core unless it is told, and Ray counts those of the whole machine.
+cpus="${SLURM_CPUS_PER_TASK:-$(nproc)}"
+# Ray's usual /tmp/ray may be another user's on a shared node. The name is short: paths of
+# sockets in it have room for 107 bytes.
+export RAY_TMPDIR="${RAY_TMPDIR:-/tmp/ray-$SLURM_JOB_ID}"
 export RAY_ADDRESS="$head:$port" RAY_USAGE_STATS_ENABLED=0
 steps=()
 driver=""
@@ -75,15 +81,16 @@ trap ask TERM
 on() {
     local node="$1"
     shift
-    srun --overlap --nodes=1 --ntasks=1 --nodelist="$node" --export=ALL "$@" &
+    srun --overlap --nodes=1 --ntasks=1 --cpus-per-task="$cpus" --nodelist="$node" \
+        --export=ALL "$@" &
     steps+=("$!")
 }
 
 # The address is for who joins; a head that finds it set would refuse to start.
 on "$head" env -u RAY_ADDRESS "$ray" start --head --block --port="$port" \
-    --include-dashboard=false
+    --num-cpus="$cpus" --include-dashboard=false
 for node in "${nodes[@]:1}"; do
-    on "$node" "$ray" start --block --address="$RAY_ADDRESS"
+    on "$node" "$ray" start --block --address="$RAY_ADDRESS" --num-cpus="$cpus"
 done
 
 echo "waiting for Ray on ${#nodes[@]} nodes"

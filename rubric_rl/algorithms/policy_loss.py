@@ -10,14 +10,16 @@ policy term of a token is
            PPO, arXiv 1707.06347, eq. 7; GRPO, arXiv 2402.03300, eq. 3; two widths as in DAPO,
            arXiv 2503.14476, eq. 10. With `dual_clip` c, and A < 0: at most -c * A
            (arXiv 1912.09729). With an importance correction: times sg(w), where
-           w = learner / engine (TIS, MIS)
+           w = learner / engine of the token, clipped (TIS) or left out where it is out of
+           bounds (MIS), or the geometric mean of the sample's
     gspo   the same with the geometric mean of the sample's ratios; GSPO, arXiv 2507.18071, eq. 5
     cispo  -sg( clip(ratio, 1 - clip_low, 1 + clip_high) ) * A * log policy
            CISPO, arXiv 2506.13585, eq. 4: no token loses its gradient
     rft    -A * log policy, where A is 1 for the best of each group; RAFT, arXiv 2304.06767
 
 PPO, GSPO and their corrections are OpenRLHF's `PolicyLoss`, aggregation its
-`aggregate_loss`, the KL its `compute_approx_kl`; CISPO and RFT are ours. With
+`aggregate_loss`, the KL its `compute_approx_kl`; CISPO, RFT and the clipped weight of a sample are
+ours. With
 `kl_in=reward` the KL (k1) is not in the loss: each token's advantage is A - kl_coef * KL of that
 token, detached. Its gradient is on average that of the KL of each token's distribution.
 Our departures:
@@ -32,8 +34,11 @@ Our departures:
    usual on-policy form, whose ratio is exactly 1 with one update per batch; an importance
    correction then weighs that gap by itself.
 3. In REINFORCE++ a token pays for its own KL and that of the tokens after it, before the
-   standardization; here for its own, after it.
+   standardization, and in RLOO the sample's whole KL is a part of its reward, hence of the
+   others' baseline; here a token pays for its own, after both.
 4. CISPO's paper has no lower bound in practice: that is clip_low = 1.
+5. TIS truncates weights from above alone: that is importance_min = 0. The default raises small
+   ones, as OpenRLHF does.
 """
 
 from __future__ import annotations
@@ -55,6 +60,7 @@ _CORRECTIONS: dict[ImportanceCorrection, tuple[str, str]] = {
     "off": ("off", "mask"),
     "token_clip": ("token", "clip"),
     "token_mask": ("token", "mask"),
+    "sequence_clip": ("off", "mask"),  # OpenRLHF has none: see `_sample_weight`
     "sequence_mask": ("seq", "mask"),
 }
 
@@ -179,7 +185,7 @@ def _clipped_surrogate(
     loss, *_ = policy_loss(
         tokens.log_probs,
         tokens.old,
-        tokens.advantages,
+        tokens.advantages * _sample_weight(tokens, config),
         action_mask=tokens.mask,
         rollout_log_probs=tokens.rollout,
         dp_size=denominators.num_ranks,
@@ -187,6 +193,17 @@ def _clipped_surrogate(
         global_batch_size=denominators.num_samples,
     )
     return loss
+
+
+def _sample_weight(tokens: _Tokens, config: AlgorithmConfig) -> Tensor | float:
+    """[B, 1]: the clipped weight of each sample; times A it is times the surrogate, which is
+    linear in A of one sign."""
+    if config.importance_correction != "sequence_clip":
+        return 1.0
+    log_weight = (tokens.old - tokens.rollout).clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO)
+    return _geometric_mean(log_weight, tokens.mask).clamp(
+        config.importance_min, config.importance_max
+    )
 
 
 def _cispo(tokens: _Tokens, denominators: Denominators, config: AlgorithmConfig) -> Tensor:
@@ -267,5 +284,9 @@ def _ratio(tokens: _Tokens) -> Tensor:
 
 def _sample_ratio(tokens: _Tokens) -> Tensor:
     """[B, 1]: geometric mean over the sample's tokens, without gradient."""
-    log_ratio = (tokens.log_probs.detach() - tokens.old) * tokens.mask
-    return (log_ratio.sum(-1) / tokens.mask.sum(-1).clamp(min=1)).exp().unsqueeze(-1)
+    return _geometric_mean(tokens.log_probs.detach() - tokens.old, tokens.mask)
+
+
+def _geometric_mean(logs: Tensor, mask: Tensor) -> Tensor:
+    """[B, 1]: over the tokens of the mask; 1 where there are none."""
+    return ((logs * mask).sum(-1) / mask.sum(-1).clamp(min=1)).exp().unsqueeze(-1)

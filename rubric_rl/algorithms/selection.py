@@ -30,13 +30,15 @@ from rubric_rl.algorithms.advantages import outcomes_G
 from rubric_rl.config.algorithm import AlgorithmConfig
 from rubric_rl.types import Group, JudgedSample
 
+# DAPO's is 4,096 of 20,480 tokens.
+_BUFFER_PARTS = 5
+
 
 def with_length_penalty(group: Group, config: AlgorithmConfig, *, max_new_tokens: int) -> Group:
     """The group with the rewards that advantages are made of; itself without a penalty."""
     if config.overlong != "penalty":
         return group
-    buffer = config.overlong_buffer_tokens
-    assert buffer is not None
+    buffer = config.overlong_buffer_tokens or max(1, max_new_tokens // _BUFFER_PARTS)
     scored = tuple(_penalized(s, buffer, max_new_tokens) for s in group.scored)
     return replace(group, scored=scored)
 

@@ -47,7 +47,7 @@ from rubric_rl.observability.printable import printable
 _EXIT_FAILED = 2
 _INSTALL = {
     "cpu": "install them with bash launch/setup.sh",
-    "gpu": "install them with pip install 'rubric-rl[gpu]' in a new environment",
+    "gpu": "install them with bash launch/setup.sh gpu in a checkout",
 }
 
 

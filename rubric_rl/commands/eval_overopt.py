@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from rubric_rl.commands.dry_run import tell_outputs
 from rubric_rl.commands.eval_overopt_text import Overopt, as_json, curves_csv, print_overopt
 from rubric_rl.commands.judge_inputs import positive
 from rubric_rl.commands.output_folder import OutputFolder
@@ -30,11 +31,16 @@ OUT gets overopt.json, curves.csv, overopt.png and overopt.svg. The rule of the 
 formula of the area are in rubric_rl/evaluation/overoptimisation.py.
 """
 
+_FILES = ("overopt.json", "curves.csv", "overopt.png", "overopt.svg")
+
 
 def main(argv: Sequence[str]) -> int:
     """Run the command and return its exit code. Raises RubricRLError."""
     args = build_parser().parse_args(argv)
     found = overopt(args)
+    if args.dry_run:
+        tell_outputs(*(args.out / name for name in _FILES))
+        return 0
     folder = OutputFolder(args.out)
     print_overopt(found)
     folder.write("overopt.json", as_json(found))
@@ -89,6 +95,7 @@ def build_parser() -> argparse.ArgumentParser:
         default=MIN_BELOW,
         help=f"that must be clearly below the peak at the end (default {MIN_BELOW})",
     )
+    parser.add_argument("--dry-run", action="store_true", help="read the runs; write nothing")
     return parser
 
 

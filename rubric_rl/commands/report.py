@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from rubric_rl.commands.dry_run import tell_outputs
 from rubric_rl.errors import DataError
 from rubric_rl.observability.atomic import write_text_atomic
 from rubric_rl.observability.printable import printable
@@ -23,6 +24,9 @@ def main(argv: Sequence[str]) -> int:
     args = _parser().parse_args(argv)
     _refuse_place(args.out)
     runs = read_runs(args.runs)
+    if args.dry_run:
+        tell_outputs(args.out)
+        return 0
     page = report_html(runs)
     try:
         write_text_atomic(args.out, page)
@@ -48,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
         default=Path("report.html"),
         help="what to write, over an earlier one (default: report.html)",
     )
+    parser.add_argument("--dry-run", action="store_true", help="read the runs; write nothing")
     return parser
 
 

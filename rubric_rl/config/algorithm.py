@@ -16,7 +16,7 @@ AdvantageName = Literal[
     "grpo", "dr_grpo", "rloo", "reinforce_pp", "reinforce_pp_baseline", "gdpo", "best_of_group"
 ]
 PolicyLossName = Literal["ppo", "gspo", "cispo", "rft"]
-ImportanceCorrection = Literal["off", "token_clip", "token_mask", "sequence_mask"]
+ImportanceCorrection = Literal["off", "token_clip", "token_mask", "sequence_clip", "sequence_mask"]
 
 
 class AlgorithmConfig(Section):
@@ -50,8 +50,9 @@ class AlgorithmConfig(Section):
     old_log_probs: Literal["rollout", "learner"] = "rollout"
     """Denominator of the ratio: the engine's log-probs, or the learner's at the step's start."""
     importance_correction: ImportanceCorrection = "off"
-    """With `old_log_probs=learner`: weigh each token by learner over engine probability, and clip
-    that weight, or leave out tokens, or whole samples, whose weight is out of bounds."""
+    """With `old_log_probs=learner`: weigh each token by learner over engine probability, or its
+    sample by their geometric mean, and clip that weight (`importance_min=0` truncates only, as
+    TIS does), or leave out tokens, or whole samples, whose weight is out of bounds."""
     importance_min: float = Field(default=0.5, ge=0)
     """Lower bound of that weight; of a sample, its tokens' geometric mean."""
     importance_max: PositiveFloat = 5.0
@@ -67,6 +68,7 @@ class AlgorithmConfig(Section):
     """What happens to completions cut at `rollout.max_new_tokens`: they are trained on, count for
     their group only, or pay a penalty that already rises before the end (DAPO)."""
     overlong_buffer_tokens: PositiveInt | None = None
-    """The penalty rises from 0 to 1 over so many last tokens."""
+    """The penalty rises from 0 to 1 over so many last tokens; None: a fifth of the longest, as in
+    DAPO."""
     max_staleness: int = Field(default=0, ge=0)
     """Steps that generation may run ahead of the learner; 0 is synchronous."""

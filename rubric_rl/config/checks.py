@@ -261,12 +261,7 @@ def _overlong(config: Config) -> Iterator[str]:
     buffer = algorithm.overlong_buffer_tokens
     if algorithm.overlong != "penalty":
         return
-    if buffer is None:
-        yield (
-            "algorithm.overlong='penalty' needs algorithm.overlong_buffer_tokens: the last tokens "
-            f"of rollout.max_new_tokens={longest} that pay (a fifth of it in DAPO)"
-        )
-    elif buffer > longest:
+    if buffer is not None and buffer > longest:
         yield (
             f"algorithm.overlong_buffer_tokens={buffer} is more than "
             f"rollout.max_new_tokens={longest}"

@@ -3,6 +3,9 @@
     metrics.jsonl           proxy, gold, KL, length, ties
     samples/eval_*.jsonl    gold by prompt
 
+The proxy is the held-out reward under the rubrics that the run began with, where those were
+refined during it: under the rubrics in force its level jumps at each refinement.
+
 The policy of step s is what the training of step s + 1 starts from: that one's batch gives its
 KL, length and ties. The last policy has no such step, and takes those of the step that made it.
 """
@@ -23,7 +26,7 @@ Sourced = tuple[Gold, str]
 # Half width of a 95 % interval in standard errors.
 Z95 = 1.96
 GOLD = "eval/gold_mean"
-PROXY = "eval/reward_mean"
+ANCHOR, REWARD = "eval/anchor_reward_mean", "eval/reward_mean"
 _TRAINING = ("policy/kl_ref", "rollout/response_tokens_mean", "reward/top_tie_frac")
 
 
@@ -47,7 +50,7 @@ def curve_of(
     benchmark: Mapping[int, tuple[float, str]],
 ) -> Curve:
     """A point for each step that has a proxy, a gold or a benchmark value."""
-    proxied = {step for step, line in lines.items() if PROXY in line.metrics}
+    proxied = {step for step, line in lines.items() if _proxy_metric(line.metrics) is not None}
     points = (
         _point(step, lines, gold.get(step), benchmark.get(step))
         for step in sorted(proxied | gold.keys() | benchmark.keys())
@@ -63,9 +66,10 @@ def _point(
 ) -> CurvePoint:
     evaluation: Mapping[str, float] = lines[step].metrics if step in lines else {}
     training = _training_line(step, lines)
+    proxy = _proxy_metric(evaluation)
     known: Mapping[str, float] = {} if training is None else training.metrics
     sources = [
-        *([f"metrics.jsonl line {lines[step].line}"] if PROXY in evaluation else []),
+        *([f"{proxy}: metrics.jsonl line {lines[step].line}"] if proxy is not None else []),
         *([f"training: line {training.line}"] if training is not None else []),
         *([f"gold: {gold[1]}"] if gold is not None else []),
         *([f"benchmark: {benchmark[1]}"] if benchmark is not None else []),
@@ -73,7 +77,7 @@ def _point(
     kl, length, ties = (known.get(key) for key in _TRAINING)
     return CurvePoint(
         step=step,
-        proxy=evaluation.get(PROXY),
+        proxy=None if proxy is None else evaluation[proxy],
         gold=None if gold is None else gold[0],
         benchmark=None if benchmark is None else benchmark[0],
         kl=kl,
@@ -81,6 +85,10 @@ def _point(
         top_tie_frac=ties,
         source="; ".join(sources),
     )
+
+
+def _proxy_metric(metrics: Mapping[str, float]) -> str | None:
+    return next((name for name in (ANCHOR, REWARD) if name in metrics), None)
 
 
 def _training_line(step: int, lines: Mapping[int, MetricsLine]) -> MetricsLine | None:

@@ -250,15 +250,21 @@ def _metrics(content: bytes, given: Labels, limits: Limits) -> Content:
     return Content(how="held-out reward of the run", measurements=_rewards(lines, given))
 
 
+# Held-out reward, and half the width of its interval; the first that there is.
+_REWARDS = {"eval/anchor_reward_mean": "", "eval/reward_mean": "eval/reward_ci95"}
+
+
 def _rewards(lines: list[str], given: Labels) -> Iterator[Measurement]:
     last = -1
     for number, line in enumerate(lines, 1):
         try:
             step: Mapping[str, Any] = json.loads(line)
-            if "eval/reward_mean" not in step:
+            # Under the first rubrics where a run has refined them: else its level would jump.
+            name = next((name for name in _REWARDS if name in step), None)
+            if name is None:
                 continue
-            mean, own = float(step["eval/reward_mean"]), Labels(step=int(step["step"]))
-            half = float(step["eval/reward_ci95"]) if "eval/reward_ci95" in step else None
+            mean, own = float(step[name]), Labels(step=int(step["step"]))
+            half = float(step[width]) if (width := _REWARDS[name]) in step else None
         except (ValueError, TypeError, KeyError) as err:
             raise DataError(f"line {number} is not a step's metrics") from err
         if own.step is None or own.step <= last:
@@ -269,7 +275,7 @@ def _rewards(lines: list[str], given: Labels) -> Iterator[Measurement]:
             value=mean,
             low=None if half is None else mean - half,
             high=None if half is None else mean + half,
-            field=f"line {number}: eval/reward_mean",
+            field=f"line {number}: {name}",
             labels=own.with_more(given, "--label"),
         )
 

@@ -186,6 +186,8 @@ CORRECTIONS = [
     ("token_mask", [0.0, 0.0, 1.0, 1.0]),
     # Their geometric mean, 1.414, is within: the weights stay as they are.
     ("sequence_mask", [4.0, 0.5, 1.0, 1.0]),
+    # It is what both tokens weigh.
+    ("sequence_clip", [math.sqrt(2.0), math.sqrt(2.0), 1.0, 1.0]),
 ]
 
 
@@ -220,7 +222,24 @@ def test_a_sample_whose_mean_weight_is_out_of_bounds_is_left_out_whole() -> None
     assert not gradient[0].any()
 
 
-@pytest.mark.parametrize("correction", ["token_clip", "token_mask", "sequence_mask"])
+def test_the_weight_of_a_sample_is_clipped() -> None:
+    # sqrt(2) is cut to 1.2, and 1 raised to 1.1 beside it.
+    terms, gradient = loss_and_gradient(
+        LOG_PROBS,
+        advantages=[1.0, -1.0],
+        rollout=ROLLOUT,
+        old_log_probs="learner",
+        importance_correction="sequence_clip",
+        importance_min=1.1,
+        importance_max=1.2,
+    )
+    assert terms.loss.item() == pytest.approx(-(2 * 1.2 - 2 * 1.1) / 4)
+    close(gradient, [[-1.2 / 4, -1.2 / 4], [1.1 / 4, 1.1 / 4]])
+
+
+@pytest.mark.parametrize(
+    "correction", ["token_clip", "token_mask", "sequence_clip", "sequence_mask"]
+)
 def test_a_correction_survives_samples_without_tokens(correction: str) -> None:
     terms, gradient = loss_and_gradient(
         LOG_PROBS,

@@ -46,6 +46,13 @@ def test_the_penalty_changes_rewards_and_nothing_else() -> None:
     assert with_length_penalty(group, AlgorithmConfig(), max_new_tokens=10) is group
 
 
+def test_the_buffer_is_a_fifth_of_the_longest_unless_it_is_set() -> None:
+    group = with_lengths(reward_group(1.0, 1.0, 1.0), 40, 45, 50)
+    config = AlgorithmConfig(overlong="penalty")
+    penalized = with_length_penalty(group, config, max_new_tokens=50)
+    assert penalized.rewards_G == [1.0, 0.5, 0.0]
+
+
 def test_a_group_has_zero_variance_when_its_rewards_are_equal() -> None:
     config = AlgorithmConfig()
     assert is_zero_variance(reward_group(0.5, 0.5), config, max_new_tokens=10)

@@ -91,6 +91,19 @@ def figures(*arguments: object) -> list[dict[str, Any]]:
     return json.loads(as_json(found))["runs"]
 
 
+def test_the_proxy_of_a_refined_run_is_the_reward_under_its_first_rubrics(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "refined", [0.1, 0.5, 0.3], [0.2, 0.6, 0.8])
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for line, anchored in zip(lines[::2], [0.1, 0.5, 0.7], strict=True):
+        line["eval/anchor_reward_mean"] = anchored  # the rubrics in force got harder after step 2
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = figures(run)[0]
+    assert found["final"]["proxy"] == 0.7
+    assert found["final"]["source"].startswith("eval/anchor_reward_mean: metrics.jsonl line 5")
+    # Normalised both are 0, 2/3, 1: no area between them.
+    assert found["area_by_step"] == pytest.approx(0.0, abs=1e-9)
+
+
 def test_each_run_has_its_peak_onset_and_area_with_where_they_are_from(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -107,7 +120,7 @@ def test_each_run_has_its_peak_onset_and_area_with_where_they_are_from(
     assert first["peak"]["kl"] == pytest.approx(0.02)
     assert first["final"]["kl"] == pytest.approx(0.05)
     assert first["peak"]["source"] == (
-        "metrics.jsonl line 3; training: line 4; gold: metrics.jsonl line 3"
+        "eval/reward_mean: metrics.jsonl line 3; training: line 4; gold: metrics.jsonl line 3"
     )
     assert (first["peak"]["length"], first["peak"]["top_tie_frac"]) == (53.0, 0.25)
     assert (second["onset"], second["area_by_step"]) == (None, pytest.approx(0))
@@ -133,6 +146,16 @@ def test_an_onset_of_the_last_evaluation_alone_is_marked(
     assert "4?" in capsys.readouterr().out
     assert not figures(run)[0]["is_confirmed"]
     assert figures(run, "--evaluations", 1)[0]["is_confirmed"]
+
+
+def test_a_dry_run_reads_and_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(tmp_path / "run", [0.1, 0.3], [0.2, 0.6])
+    out = tmp_path / "out"
+    assert main([str(run), "--out", str(out), "--dry-run"]) == 0
+    assert f"{out}/overopt.json would be written" in capsys.readouterr().out
+    assert not out.exists()
 
 
 def test_answers_are_scored_again_by_the_rules_of_a_gold_file(tmp_path: Path) -> None:

@@ -89,11 +89,6 @@ RFT = ("algorithm=rft",)
             "not read: set algorithm.overlong=mask",
         ),
         (
-            ("algorithm.overlong=penalty",),
-            "algorithm.overlong='penalty' needs algorithm.overlong_buffer_tokens: the last tokens "
-            "of rollout.max_new_tokens=64 that pay (a fifth of it in DAPO)",
-        ),
-        (
             ("algorithm=dapo", "algorithm.overlong_buffer_tokens=65"),
             "algorithm.overlong_buffer_tokens=65 is more than rollout.max_new_tokens=64",
         ),
@@ -146,7 +141,6 @@ PRESETS: list[tuple[str, dict[str, Any]]] = [
             "kl_coef": 0.0,
             "drop_zero_variance": True,
             "overlong": "penalty",
-            "overlong_buffer_tokens": 13,
         },
     ),
     ("rft", {"advantage": "best_of_group", "policy_loss": "rft", "kl_coef": 0.0}),

@@ -106,6 +106,7 @@ def test_the_runtime_environment_leaves_out_what_is_large_or_secret(tmp_path: Pa
         "runs/a/checkpoints/x",
         "tests/unit/test_x.py",
         ".env",
+        "keys.env",
         "model.safetensors",
         "keys/a.pem",
     )
@@ -156,6 +157,7 @@ def slurm(tmp_path: Path) -> dict[str, str]:
         "CALLS": str(calls),
         "SLURM_JOB_NODELIST": "n[0-1]",
         "SLURM_JOB_ID": "7",
+        "SLURM_CPUS_PER_TASK": "12",
         "RUBRIC_RL": str(bin_dir / "rubric-rl"),
         "LASTS": "0",
         "CODE": "0",
@@ -184,6 +186,8 @@ def test_a_slurm_job_starts_ray_trains_and_stops_ray(slurm: dict[str, str]):
     srun = [call for call in calls if call.startswith("srun")]
     assert any("--nodelist=n0" in c and "start --head --block" in c for c in srun)
     assert any("--nodelist=n1" in c and "--address=n0:6379" in c for c in srun)
+    # Else Slurm gives a step one core, and Ray counts the machine's.
+    assert all("--cpus-per-task=12" in c and "--num-cpus=12" in c for c in srun)
     train = "rubric-rl train run.resume=auto experiment=paper_health run.dir=/shared/x"
     assert calls.index(train) > calls.index("ray status")
     assert calls[-2:] == ["ended --head", "ended --block"] or calls[-2:] == [

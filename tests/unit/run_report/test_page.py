@@ -237,6 +237,15 @@ def test_the_command_writes_the_page(
     assert list(tmp_path.iterdir()) == [out]
 
 
+def test_a_dry_run_writes_no_page(
+    runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "report.html"
+    assert main(["report", str(next(iter(runs.values()))), "--out", str(out), "--dry-run"]) == 0
+    assert "would be written" in capsys.readouterr().out
+    assert not out.exists()
+
+
 @pytest.mark.parametrize(
     ("out", "words"),
     [
