@@ -54,6 +54,17 @@ def prepare_small_model(cache_dir: Path | None = None) -> Path:
     return directory
 
 
+def prepare_here(model_path: str) -> None:
+    """Where `model_path` is the packaged model's, as another machine resolved it, make it here.
+
+    Raises:
+        ModelError: as `prepare_small_model`.
+    """
+    directory = Path(model_path)
+    if directory.name == _FOLDER:
+        prepare_small_model(directory.parent)
+
+
 def is_prepared(cache_dir: Path | None = None) -> bool:
     """Whether `prepare_small_model` has nothing left to do."""
     root = cache_dir if cache_dir is not None else default_cache_dir()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import ray
 
 from rubric_rl.config.judge import JudgeConfig
+from rubric_rl.data.small_model import prepare_here
 from rubric_rl.judging.hosted import ServerSpec, VllmServer
 from rubric_rl.observability.checksums import FileDigest
 from rubric_rl.rollout.create_engine import EngineName, create_engine
@@ -72,6 +73,7 @@ class LearnerWorker:
         torch.set_num_threads(num_threads)
         # Adam's second moments reach denormal numbers, which a CPU computes slowly.
         torch.set_flush_denormal(True)
+        prepare_here(spec.model_path)
         from rubric_rl.learner.learner import Learner
 
         self._learner = Learner(spec, rank)
@@ -143,6 +145,7 @@ class RewardLearnerWorker:
 
         torch.set_num_threads(num_threads)
         torch.set_flush_denormal(True)
+        prepare_here(spec.model_path)
         from rubric_rl.learner.reward_learner import RewardLearner
 
         self._learner = RewardLearner(spec, rank)
@@ -179,6 +182,7 @@ class ReferenceWorker:
         import torch
 
         torch.set_num_threads(num_threads)
+        prepare_here(spec.model_path)
         from rubric_rl.learner.reference import ReferenceModel
 
         self._model = ReferenceModel(spec, index=index, num_workers=num_workers)
@@ -208,6 +212,7 @@ class RolloutWorker:
         """
         if gpu_ids:
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpu_ids)
+        prepare_here(spec.model_path)
         self._engine = await create_engine(engine, spec)
         return await self._engine.policy_version()
 
@@ -332,6 +337,7 @@ class JudgeServer:
 
     def start(self, spec: ServerSpec, key: str, timeout_s: float) -> str:
         """Start the server on a free port of this node; returns its address."""
+        prepare_here(spec.model_path)
         spec = replace(spec, host=ray.util.get_node_ip_address(), port=free_port())
         self._server = VllmServer(spec, key)
         return self._server.wait(timeout_s)

@@ -260,3 +260,21 @@ def test_a_model_directory_is_itself(copy: Path) -> None:
 
 def test_a_hub_name_is_passed_on() -> None:
     assert resolve("Qwen/Qwen3-8B-Base") == "Qwen/Qwen3-8B-Base"
+
+
+def test_another_machine_makes_the_packaged_model_in_the_same_place(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[Path | None] = []
+    monkeypatch.setattr(small_model, "prepare_small_model", asked.append)
+    name = resolved_name()
+    small_model.prepare_here(str(tmp_path / "cache" / name))
+    assert asked == [tmp_path / "cache"]
+    small_model.prepare_here(str(tmp_path / "another-model"))
+    small_model.prepare_here("organisation/model")
+    assert len(asked) == 1
+
+
+def resolved_name() -> str:
+    """Of the packaged model's directory, as the driver resolves it."""
+    return small_model._FOLDER
