@@ -19,6 +19,8 @@ from rubric_rl.lab.plan import INITIAL
 
 NUM_RESAMPLES = 1000
 _TAIL = 2.5
+MIN_SEEDS = 3
+_SHARE_OF_DECLINES = 0.95
 Verdict = Literal["delays", "does not delay", "cannot tell"]
 
 
@@ -102,13 +104,14 @@ def differences(runs: Sequence[RunCurves], *, seed: int = 0) -> list[Difference]
     ]
 
 
-def verdict(*, initial_declines: bool, delay: Interval) -> Verdict:
+def verdict(*, initial_declines: bool, delay: Interval, num_seeds: int = MIN_SEEDS) -> Verdict:
     """What the figures say of a condition.
 
     `delays`: the whole interval of the delay is above 0. `does not delay`: all of it is at
-    most 0. Otherwise, or if `initial` itself did not decline, it can't be told.
+    most 0. Otherwise, or if `initial` itself did not decline, or of fewer than `MIN_SEEDS`
+    seeds, it can't be told.
     """
-    if not initial_declines:
+    if not initial_declines or num_seeds < MIN_SEEDS:
         return "cannot tell"
     if delay.low > 0:
         return "delays"
@@ -188,24 +191,26 @@ def _difference(
     steps: tuple[int, ...],
     draws: Sequence[_Draw],
 ) -> Difference:
-    def figures(draw: _Draw | None) -> tuple[float, float, float]:
+    def figures(draw: _Draw | None) -> tuple[float, float, float, float]:
         ours, theirs = _units(refined, draw), _units(initial, draw)
         onsets, losses, ends = zip(*(_summary(u, steps) for u in (ours, theirs)), strict=True)
-        return onsets[0] - onsets[1], ends[0] - ends[1], losses[0] - losses[1]
+        differences = onsets[0] - onsets[1], ends[0] - ends[1], losses[0] - losses[1]
+        return *differences, float(onsets[1] <= steps[-1])
 
     values = figures(None)
     resampled = np.array([figures(draw) for draw in draws])
     delay, final, loss = (
         Interval(value, *(float(x) for x in np.percentile(column, [_TAIL, 100 - _TAIL])))
-        for value, column in zip(values, resampled.T, strict=True)
+        for value, column in zip(values[:3], resampled.T, strict=False)
     )
-    initial_declines = decline(_units(initial)).onset is not None
+    # The rule of the onset is a loose one: see there. One that luck makes is not in nearly all.
+    initial_declines = bool(resampled[:, 3].mean() >= _SHARE_OF_DECLINES)
     return Difference(
         condition=condition,
         delay_steps=delay,
         final_gold=final,
         loss=loss,
-        verdict=verdict(initial_declines=initial_declines, delay=delay),
+        verdict=verdict(initial_declines=initial_declines, delay=delay, num_seeds=len(initial)),
     )
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rubric_rl.lab.comparison import ConditionCurve, Difference, Verdict
+from rubric_rl.lab.comparison import MIN_SEEDS, ConditionCurve, Difference, Verdict
 from rubric_rl.lab.measures import MEASURES, RunCurves
 from rubric_rl.lab.plan import INITIAL, LabPlan, RunPlan
 from rubric_rl.refinement.records import Candidate
@@ -31,8 +31,9 @@ longest answer and the learning rate were set on runs of `initial` alone with an
 three were set again after a first attempt of one seed in all conditions, in which gold fell from
 step 10 on whatever the rubric: it started from worse answers and cut them at 48 tokens. Answers
 that are cut were left out of its loss, until a run that had stopped ending its answers had nothing
-left to learn from; now they are trained on. What the small policy starts from bounds what can be
-seen: see the table of proxies."""
+left to learn from; now they are trained on. The verdict was made stricter then: it takes three
+seeds, and a decline of `initial` in nearly all resamples. What the small policy starts from bounds
+what can be seen: see the table of proxies."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,8 +67,9 @@ def report(
         "## Against the initial rubrics\n\n" + _differences(differences),
         "95 % intervals from resampling seeds and prompts together. No decline counts as an onset "
         "one evaluation after the last step. `delays`: the whole interval of the delay is above "
-        "0; `does not delay`: all of it is at most 0; else, or if `initial` did not decline, it "
-        "can't be told.",
+        "0; `does not delay`: all of it is at most 0; else, or if `initial` did not decline in "
+        f"95 % of the resamples, or of fewer than {MIN_SEEDS} seeds, it can't be told. A delay is "
+        f"known to an evaluation, {plan.eval_every} steps.",
         "## Proxies before training\n\n" + _before(curves),
         "![Gold and proxy by step](curves.png)\n\n![Gold by KL](by_kl.png)",
         "## Time\n\n" + _time(facts),
@@ -91,7 +93,7 @@ def conclusion(curves: Sequence[ConditionCurve], differences: Sequence[Differenc
             f"({delay.low:+.0f} to {delay.high:+.0f}); gold at the end {difference.final_gold}, "
             f"loss since the peak {difference.loss} against `initial`."
         )
-    if initial.num_seeds < 3:
+    if initial.num_seeds < MIN_SEEDS:
         sentences.append(f"With {initial.num_seeds} seed(s) the intervals say little about seeds.")
     return "\n".join(f"- {sentence}" for sentence in sentences)
 

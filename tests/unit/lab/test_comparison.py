@@ -53,6 +53,13 @@ def test_the_verdict_follows_the_curves(initial, refined, expected) -> None:
     assert found.verdict == expected
 
 
+def test_a_decline_that_luck_may_have_made_is_none() -> None:
+    # Flat but for noise: an evaluation is below the best by a standard error soon.
+    flat = (0.5, 0.5, 0.5, 0.5, 0.5, 0.495)
+    (found,) = differences(made_up_runs(flat, tuple(reversed(EARLY)), noise=0.05))
+    assert found.verdict == "cannot tell"
+
+
 def test_seeds_that_disagree_leave_it_open() -> None:
     runs = [
         made_up_run(condition, seed, gold)
@@ -84,6 +91,8 @@ def test_no_decline_counts_as_one_evaluation_after_the_last() -> None:
 def test_the_bounds_of_the_verdict(low: float, high: float, expected: str) -> None:
     assert verdict(initial_declines=True, delay=Interval(0.0, low, high)) == expected
     assert verdict(initial_declines=False, delay=Interval(0.0, low, high)) == "cannot tell"
+    of_two = verdict(initial_declines=True, delay=Interval(0.0, low, high), num_seeds=2)
+    assert of_two == "cannot tell"
 
 
 @pytest.mark.parametrize(
