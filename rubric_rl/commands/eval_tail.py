@@ -163,6 +163,7 @@ def _job(args: argparse.Namespace) -> _Job:
     if config.judge.reward_model is not None or (by_rules and not whole):
         # Rules give the same verdicts every time, and so does a reward model.
         num_gradings = 1
+    _warn_of_equal_votes(config, num_gradings)
     return _Job(
         pairs=tuple(pairs),
         prompts=prompts,
@@ -251,6 +252,16 @@ def _grading(
         retry_unknown=args.retry_unknown,
         spent_elsewhere_usd=spent,
     )
+
+
+def _warn_of_equal_votes(config: Config, num_gradings: int) -> None:
+    """At temperature 0 a judge says nearly the same each time, and each time costs."""
+    llm = config.judge.llm
+    if num_gradings > 1 and llm is not None and llm.temperature == 0:
+        sys.stderr.write(
+            f"warning: {num_gradings} gradings at judge.llm.temperature=0 are nearly one: set a "
+            "higher temperature for votes that differ, or --gradings 1 to pay for one\n"
+        )
 
 
 def _suffix(number: int) -> str:

@@ -189,6 +189,20 @@ def test_too_many_unknown_pairs_are_an_error(folder: Path, model_server: ModelSe
     assert result(folder)["regions"][0]["truth_unknown"] == 2
 
 
+@pytest.mark.parametrize(("temperature", "warns"), [("0.0", True), ("0.7", False)])
+def test_votes_of_one_mind_are_warned_of(
+    folder: Path,
+    model_server: ModelServer,
+    capsys: pytest.CaptureFixture[str],
+    temperature: str,
+    warns: bool,
+) -> None:
+    overrides = [*by_llm(folder, model_server), f"judge.llm.temperature={temperature}"]
+    given = arguments(folder, "--top", "2", "--gradings", "3", "--dry-run", *overrides)
+    assert main(given) == 0
+    assert ("3 gradings at judge.llm.temperature=0" in capsys.readouterr().err) == warns
+
+
 def test_one_budget_holds_for_truth_and_gradings(folder: Path, model_server: ModelServer) -> None:
     overrides = by_llm(folder, model_server)
     more = ["--top", "2", "--gradings", "1", "--truth", truth(model_server), *overrides]
