@@ -76,7 +76,7 @@ class LearnerConfig(Section):
     attn_implementation: str = "sdpa"
     """Passed to transformers: `sdpa`, `eager`, `flash_attention_2`."""
     num_threads: PositiveInt | None = None
-    """CPU threads of each rank; None divides the machine's cores among the ranks."""
+    """CPU threads of each rank; None divides its node's CPUs among the ranks."""
 
     @property
     def resolved_reference(self) -> Literal["copy", "lora_base", "actor", "none"]:

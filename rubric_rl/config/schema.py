@@ -100,7 +100,7 @@ class RolloutConfig(Section):
     deterministic: bool = True
     """Queue a step's requests before decoding starts, so that a repeated run batches alike."""
     num_threads: PositiveInt | None = None
-    """CPU threads of each engine; None divides the machine's cores among the engines."""
+    """CPU threads of each engine; None divides its node's CPUs among the engines."""
 
 
 class RubricsConfig(Section):

@@ -26,9 +26,11 @@ from rubric_rl.errors import ClusterError, WorkerTimeoutError
 from rubric_rl.runtime.placement import (
     PlacedActor,
     PlacementPlan,
+    Role,
     Strategy,
     bind_to_nodes,
     describe,
+    threads_per_worker,
 )
 from rubric_rl.runtime.waiting import Waiting
 
@@ -110,6 +112,14 @@ class ReservedPlan:
 
     plan: PlacementPlan
     groups: dict[Strategy, PlacementGroup]
+    bundle_nodes: tuple[str, ...]
+    """Node of each bundle."""
+    node_cpus: Mapping[str, float]
+    """CPUs of each node of the cluster."""
+
+    def threads_for(self, role: Role) -> int:
+        """See `threads_per_worker`."""
+        return threads_per_worker(self.plan, role, self.bundle_nodes, self.node_cpus)
 
     def create(self, actor: PlacedActor, worker: type, *args: object, **options: object) -> Any:
         """Start an actor in its first bundle. `options` are Ray's actor options."""
@@ -147,7 +157,12 @@ async def reserve(plan: PlacementPlan, waiting: Waiting, timeout_s: float) -> Re
     try:
         await _reserved(plan, groups, waiting, timeout_s)
         nodes = await asyncio.to_thread(_bundle_nodes, plan, groups)
-        return ReservedPlan(plan=bind_to_nodes(plan, nodes), groups=groups)
+        return ReservedPlan(
+            plan=bind_to_nodes(plan, nodes),
+            groups=groups,
+            bundle_nodes=tuple(nodes),
+            node_cpus={node["NodeID"]: node["Resources"].get("CPU", 0.0) for node in ray.nodes()},
+        )
     except BaseException:
         for group in groups.values():
             remove_placement_group(group)

@@ -61,12 +61,12 @@ def start_servers(config: Config, reserved: ReservedPlan, log_dir: str) -> Start
         assert llm is not None
         server = reserved.create(actor, JudgeServer, f"{log_dir}/{actor.role}_{actor.index}.log")
         actors.append(server)
-        spec = _server_spec(config, llm)
+        spec = _server_spec(config, llm, reserved.threads_for("judge_server"))
         addresses[actor.label] = server.start.remote(spec, key, config.cluster.start_timeout_s)
     return StartingServers(addresses=addresses, key=key, actors=tuple(actors))
 
 
-def _server_spec(config: Config, llm: LlmJudgeConfig) -> ServerSpec:
+def _server_spec(config: Config, llm: LlmJudgeConfig, num_threads: int) -> ServerSpec:
     return ServerSpec(
         model_path=hosted_model_path(config, llm),
         served_name=served_name(llm.model),
@@ -74,7 +74,7 @@ def _server_spec(config: Config, llm: LlmJudgeConfig) -> ServerSpec:
         device=config.cluster.device,
         host="",  # the server's own node knows
         port=0,
-        num_threads=max(1, (os.cpu_count() or 1) // llm.hosted.num_engines),
+        num_threads=num_threads,
     )
 
 

@@ -197,6 +197,20 @@ def bind_to_nodes(plan: PlacementPlan, bundle_nodes: Sequence[str]) -> Placement
     return replace(plan, actors=actors)
 
 
+def threads_per_worker(
+    plan: PlacementPlan, role: Role, bundle_nodes: Sequence[str], node_cpus: Mapping[str, float]
+) -> int:
+    """Threads of each worker of a role, so that those of one node share its CPUs; the fewest that
+    any node allows, and 1 if there is no such worker.
+
+    Args:
+        bundle_nodes: node of each bundle, as Ray placed them.
+        node_cpus: CPUs of each node, as Ray counts them.
+    """
+    on_node = Counter(bundle_nodes[actor.bundles[0]] for actor in plan.of(role))
+    return min((max(1, int(node_cpus[node]) // n) for node, n in on_node.items()), default=1)
+
+
 def describe(plan: PlacementPlan) -> str:
     """The plan as a table, one line for each bundle, and the sums."""
     lines = [

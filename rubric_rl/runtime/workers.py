@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +19,7 @@ from rubric_rl.runtime.cluster import ReservedPlan
 from rubric_rl.runtime.judge_pool import RayJudgePool
 from rubric_rl.runtime.judges import JudgeStart, start_judges, start_servers
 from rubric_rl.runtime.learner_group import RayLearnerGroup
-from rubric_rl.runtime.placement import PlacedActor
+from rubric_rl.runtime.placement import PlacedActor, Role
 from rubric_rl.runtime.reference_group import RayReferenceGroup
 from rubric_rl.runtime.rollout_pool import RayRolloutPool
 from rubric_rl.runtime.waiting import Waiting
@@ -78,12 +77,12 @@ async def start_workers(
     engines = _create_rollouts(config, reserved, waiting.log_dir)
     servers = start_servers(config, reserved, waiting.log_dir)
     gpu_ids = await _colocated_gpus(config, reserved, ranks, waiting)
-    starts = await _start_learners(config, learner_spec(config, settings), ranks, waiting)
-    starts |= _start_references(config, settings, references)
+    starts = await _start_learners(config, learner_spec(config, settings), ranks, reserved, waiting)
+    starts |= _start_references(config, settings, references, reserved)
     if _takes_turns(config):
         await waiting.all("the learner to start", starts, timeout_s)
         await leave_device(ranks, waiting, timeout_s=timeout_s)
-    spec = engine_spec(config, settings)
+    spec = engine_spec(config, settings, num_threads=_rollout_threads(config, reserved))
     starts |= {
         label: engine.start.remote(config.rollout.engine, spec, gpu_ids[label])
         for label, engine in engines.items()
@@ -117,7 +116,7 @@ async def start_learners(
 ) -> RayLearnerGroup:
     """The learner ranks of a plan that holds nothing else, once each is ready."""
     ranks = _create_learners(config, reserved, waiting.log_dir, worker)
-    starts = await _start_learners(config, spec, ranks, waiting)
+    starts = await _start_learners(config, spec, ranks, reserved, waiting)
     await waiting.all(reserved.plan.workers, starts, config.cluster.start_timeout_s)
     return RayLearnerGroup(ranks, waiting, timeout_s=config.cluster.step_timeout_s)
 
@@ -126,7 +125,7 @@ async def start_learners(
 # What each worker is given
 
 
-def engine_spec(config: Config, settings: WorkerSettings) -> EngineSpec:
+def engine_spec(config: Config, settings: WorkerSettings, *, num_threads: int) -> EngineSpec:
     """One rollout engine's settings."""
     rollout, on_gpu = config.rollout, config.cluster.device == "gpu"
     return EngineSpec(
@@ -146,7 +145,7 @@ def engine_spec(config: Config, settings: WorkerSettings) -> EngineSpec:
         sleep_mode=on_gpu and config.cluster.placement == "colocated",
         seed=config.run.seed,
         device=config.cluster.device,
-        num_threads=rollout.num_threads or _cores_for(rollout.num_workers),
+        num_threads=num_threads,
     )
 
 
@@ -161,10 +160,6 @@ def learner_spec(config: Config, settings: WorkerSettings) -> LearnerSpec:
         num_steps=settings.num_steps,
         seed=config.run.seed,
     )
-
-
-def _cores_for(num_workers: int) -> int:
-    return max(1, (os.cpu_count() or 1) // num_workers)
 
 
 def _environment(config: Config, num_threads: int) -> dict[str, dict[str, str]]:
@@ -185,7 +180,7 @@ def _log_path(log_dir: str, actor: PlacedActor) -> str:
 def _create_learners(
     config: Config, reserved: ReservedPlan, log_dir: str, worker: type
 ) -> dict[str, Any]:
-    environment = _environment(config, _learner_threads(config))
+    environment = _environment(config, _learner_threads(config, reserved, "learner"))
     return {
         actor.label: reserved.create(
             actor, worker, _log_path(log_dir, actor), runtime_env=environment
@@ -195,7 +190,7 @@ def _create_learners(
 
 
 def _create_references(config: Config, reserved: ReservedPlan, log_dir: str) -> dict[str, Any]:
-    environment = _environment(config, _learner_threads(config))
+    environment = _environment(config, _learner_threads(config, reserved, "reference"))
     return {
         actor.label: reserved.create(
             actor, ReferenceWorker, _log_path(log_dir, actor), runtime_env=environment
@@ -205,8 +200,7 @@ def _create_references(config: Config, reserved: ReservedPlan, log_dir: str) -> 
 
 
 def _create_rollouts(config: Config, reserved: ReservedPlan, log_dir: str) -> dict[str, Any]:
-    threads = config.rollout.num_threads or _cores_for(config.rollout.num_workers)
-    environment = _environment(config, threads)
+    environment = _environment(config, _rollout_threads(config, reserved))
     return {
         actor.label: reserved.create(
             actor, RolloutWorker, _log_path(log_dir, actor), runtime_env=environment
@@ -215,12 +209,20 @@ def _create_rollouts(config: Config, reserved: ReservedPlan, log_dir: str) -> di
     }
 
 
-def _learner_threads(config: Config) -> int:
-    return config.learner.num_threads or _cores_for(config.learner.num_workers)
+def _learner_threads(config: Config, reserved: ReservedPlan, role: Role) -> int:
+    return config.learner.num_threads or reserved.threads_for(role)
+
+
+def _rollout_threads(config: Config, reserved: ReservedPlan) -> int:
+    return config.rollout.num_threads or reserved.threads_for("rollout")
 
 
 async def _start_learners(
-    config: Config, spec: LearnerSpec, ranks: dict[str, Any], waiting: Waiting
+    config: Config,
+    spec: LearnerSpec,
+    ranks: dict[str, Any],
+    reserved: ReservedPlan,
+    waiting: Waiting,
 ) -> dict[str, Any]:
     first = next(iter(ranks))
     found = await waiting.all(
@@ -229,20 +231,22 @@ async def _start_learners(
         config.cluster.start_timeout_s,
     )
     address, port = found[first]
+    threads = _learner_threads(config, reserved, "learner")
     return {
         label: rank.start.remote(
             spec,
             RankInfo(rank=index, num_ranks=len(ranks), master_address=address, master_port=port),
-            _learner_threads(config),
+            threads,
         )
         for index, (label, rank) in enumerate(ranks.items())
     }
 
 
 def _start_references(
-    config: Config, settings: WorkerSettings, workers: dict[str, Any]
+    config: Config, settings: WorkerSettings, workers: dict[str, Any], reserved: ReservedPlan
 ) -> dict[str, Any]:
-    spec, threads = learner_spec(config, settings), _learner_threads(config)
+    spec = learner_spec(config, settings)
+    threads = _learner_threads(config, reserved, "reference")
     return {
         label: worker.start.remote(spec, index, len(workers), threads)
         for index, (label, worker) in enumerate(workers.items())

@@ -47,7 +47,7 @@ def paper(*overrides: str) -> Config:
 
 def test_the_quickstarts_engine_is_a_small_one_on_cpu() -> None:
     lengths = ["data.max_prompt_tokens=100", "rollout.max_new_tokens=20"]
-    spec = engine_spec(make_config("rollout.num_threads=2", *lengths), SETTINGS)
+    spec = engine_spec(make_config("rollout.num_threads=2", *lengths), SETTINGS, num_threads=2)
     assert (spec.model_path, spec.device, spec.dtype) == ("/models/m", "cpu", "float32")
     assert spec.stop_token_ids == (2, 5)
     assert spec.weight_transport == "object_store"
@@ -57,7 +57,7 @@ def test_the_quickstarts_engine_is_a_small_one_on_cpu() -> None:
 
 
 def test_the_papers_engines_share_gpus_with_the_learner() -> None:
-    spec = engine_spec(paper(), SETTINGS)
+    spec = engine_spec(paper(), SETTINGS, num_threads=2)
     assert (spec.device, spec.dtype, spec.tensor_parallel_size) == ("gpu", "bfloat16", 1)
     assert spec.weight_transport == "ipc"
     assert spec.sleep_mode
@@ -77,12 +77,20 @@ def test_only_engines_on_the_learners_gpus_can_sleep(
     device: str, placement: str, sleeps: bool
 ) -> None:
     config = make_config(f"cluster.device={device}", f"cluster.placement={placement}")
-    assert engine_spec(config, SETTINGS).sleep_mode is sleeps
+    assert engine_spec(config, SETTINGS, num_threads=2).sleep_mode is sleeps
 
 
 def test_generation_that_runs_ahead_is_not_queued_first() -> None:
-    assert engine_spec(make_config("algorithm.max_staleness=1"), SETTINGS).deterministic is False
-    assert engine_spec(make_config("rollout.deterministic=false"), SETTINGS).deterministic is False
+    assert (
+        engine_spec(make_config("algorithm.max_staleness=1"), SETTINGS, num_threads=2).deterministic
+        is False
+    )
+    assert (
+        engine_spec(
+            make_config("rollout.deterministic=false"), SETTINGS, num_threads=2
+        ).deterministic
+        is False
+    )
 
 
 def test_the_learner_knows_the_length_of_the_run() -> None:
@@ -127,7 +135,11 @@ def test_only_the_judge_is_given_the_key(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv(KEY_NAME, KEY)
     config = make_config(*WITH_LLM)
     assert judge_secrets(config) == {KEY_NAME: KEY}
-    others = engine_spec(config, SETTINGS), learner_spec(config, SETTINGS), config.judge
+    others = (
+        engine_spec(config, SETTINGS, num_threads=2),
+        learner_spec(config, SETTINGS),
+        config.judge,
+    )
     assert KEY not in f"{others} {workers._environment(config, 1)}"
 
 

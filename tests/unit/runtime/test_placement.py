@@ -14,6 +14,7 @@ from rubric_rl.runtime.placement import (
     describe,
     plan_learners,
     plan_placement,
+    threads_per_worker,
 )
 
 BASE = compose(["cluster=gpu_disaggregated"]).model_dump()
@@ -354,3 +355,23 @@ def test_the_table_has_a_line_for_each_bundle_and_the_sums() -> None:
 def test_judges_are_spread_and_all_else_is_packed() -> None:
     plan = make_plan(ranks=2, engines=1, judges=3)
     assert plan.groups == {"PACK": (0, 1, 2), "SPREAD": (3, 4, 5)}
+
+
+# ----------------------------------------------------------------------------
+# Threads
+
+
+def test_workers_of_one_node_share_its_cpus() -> None:
+    plan = make_plan(ranks=4, engines=1, judges=1)
+    nodes = ["a", "a", "a", "b", "b", "head"]
+    cpus = {"a": 12.0, "b": 64.0, "head": 2.0}
+    # Three ranks have 4 each on a, and the one on b has no more than they.
+    assert threads_per_worker(plan, "learner", nodes, cpus) == 4
+    assert threads_per_worker(plan, "rollout", nodes, cpus) == 64
+    assert threads_per_worker(plan, "judge", nodes, cpus) == 2
+    assert threads_per_worker(plan, "reference", nodes, cpus) == 1
+
+
+def test_a_worker_has_a_thread_where_there_are_too_few_cpus() -> None:
+    plan = make_plan(ranks=2, engines=1, judges=1)
+    assert threads_per_worker(plan, "learner", ["a"] * 4, {"a": 1.0}) == 1
