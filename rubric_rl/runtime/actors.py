@@ -59,6 +59,10 @@ class LearnerWorker:
         assert self._learner is not None, "start() comes first"
         return self._learner
 
+    def sees(self, path: str) -> bool:
+        """Whether a file is there on this node."""
+        return Path(path).is_file()
+
     def address(self) -> tuple[str, int]:
         """Where the other ranks find this one."""
         return ray.util.get_node_ip_address(), free_port()

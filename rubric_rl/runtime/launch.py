@@ -215,6 +215,7 @@ def _worker_settings(run: _Run, num_steps: int) -> WorkerSettings:
         model_path=run.inputs.model_path,
         stop_token_ids=run.inputs.stop_token_ids,
         num_steps=num_steps,
+        run_file=run.opened.folder.run_json.resolve(),
         judge=JudgeStart(
             run_id=run.opened.run_id,
             identity=run.inputs.judge_identity,

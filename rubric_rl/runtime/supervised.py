@@ -107,7 +107,8 @@ async def _train(job: SupervisedJob, opened: OpenedRun, console: Console) -> int
         reserved = await reserve(plan_learners(config), waiting, config.cluster.start_timeout_s)
         stack.callback(reserved.release)
         worker = LearnerWorker if isinstance(job.data, Examples) else RewardLearnerWorker
-        ranks = await start_learners(config, job.spec, reserved, waiting, worker)
+        run_file = opened.folder.run_json.resolve()
+        ranks = await start_learners(config, job.spec, reserved, waiting, worker, run_file)
         opened = await checkpoints.restore_newest(opened, config, ranks, warn=console.warn)
         task = job.task(ranks)
         state = _start(opened, task.data_hash)

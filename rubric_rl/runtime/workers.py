@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rubric_rl.config.schema import Config
 from rubric_rl.controller.interfaces import LearnerGroup, ReferenceGroup, WeightSync
+from rubric_rl.errors import ClusterError
 from rubric_rl.learner.spec import LearnerSpec, RankInfo
 from rubric_rl.rollout.engine import EngineSpec
 from rubric_rl.runtime.actors import (
@@ -60,6 +63,8 @@ class WorkerSettings:
     stop_token_ids: tuple[int, ...]
     num_steps: int
     judge: JudgeStart
+    run_file: Path | None = None
+    """A file of the run's folder, which every learner rank must see; None: nobody looks."""
 
 
 async def start_workers(
@@ -73,6 +78,8 @@ async def start_workers(
     """
     timeout_s = config.cluster.start_timeout_s
     ranks = _create_learners(config, reserved, waiting.log_dir, LearnerWorker)
+    if settings.run_file is not None:
+        await require_shared_folder(config, settings.run_file, ranks, waiting)
     references = _create_references(config, reserved, waiting.log_dir)
     engines = _create_rollouts(config, reserved, waiting.log_dir)
     servers = start_servers(config, reserved, waiting.log_dir)
@@ -113,12 +120,37 @@ async def start_learners(
     reserved: ReservedPlan,
     waiting: Waiting,
     worker: type[LearnerWorker] | type[RewardLearnerWorker],
+    run_file: Path,
 ) -> RayLearnerGroup:
-    """The learner ranks of a plan that holds nothing else, once each is ready."""
+    """The learner ranks of a plan that holds nothing else, once each is ready.
+
+    `run_file`: see `WorkerSettings`.
+    """
     ranks = _create_learners(config, reserved, waiting.log_dir, worker)
+    await require_shared_folder(config, run_file, ranks, waiting)
     starts = await _start_learners(config, spec, ranks, reserved, waiting)
     await waiting.all(reserved.plan.workers, starts, config.cluster.start_timeout_s)
     return RayLearnerGroup(ranks, waiting, timeout_s=config.cluster.step_timeout_s)
+
+
+async def require_shared_folder(
+    config: Config, run_file: Path, ranks: Mapping[str, Any], waiting: Waiting
+) -> None:
+    """Every rank writes its part of a checkpoint, the first of which may be hours away.
+
+    Raises:
+        ClusterError: the folder of the run isn't there for some ranks.
+    """
+    seen = await waiting.all(
+        "the learner ranks to look at the run's folder",
+        {label: rank.sees.remote(str(run_file)) for label, rank in ranks.items()},
+        config.cluster.start_timeout_s,
+    )
+    if blind := [label for label, sees in seen.items() if not sees]:
+        raise ClusterError(
+            f"{run_file} isn't there on the node of {', '.join(blind)}: set run.dir to an absolute "
+            f"path on storage that all nodes share (it is {config.run.dir!r})"
+        )
 
 
 # ----------------------------------------------------------------------------

@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from rubric_rl.errors import LearnerDivergedError, RunFolderError, WorkerDiedError
+from rubric_rl.errors import ClusterError, LearnerDivergedError, RunFolderError, WorkerDiedError
 from rubric_rl.observability.checksums import FileDigest
 from rubric_rl.runtime.learner_group import RayLearnerGroup
+from rubric_rl.runtime.workers import require_shared_folder
 from rubric_rl.types import UpdateResult
 
-from .builders import LOG_DIR, make_batch, make_waiting, run
+from .builders import LOG_DIR, make_batch, make_config, make_waiting, run
 from .fakes import FakeLearnerWorker
 
 
@@ -64,6 +65,16 @@ def test_a_save_in_the_background_is_asked_for_until_every_rank_is_done(
     assert sorted(files) == ["rng_rank_0.pt", "rng_rank_1.pt"]
     assert {file.num_bytes for file in files.values()} == {0}
     assert result.policy_version == 2
+
+
+def test_a_run_folder_that_a_rank_does_not_see_is_told_before_anything_is_loaded(
+    ranks: dict[str, Any], tmp_path: Path
+) -> None:
+    config, run_file = make_config("run.dir=runs/x"), tmp_path / "run.json"
+    with pytest.raises(ClusterError, match=r"learner 0, learner 1: set run.dir to an absolute"):
+        run(require_shared_folder(config, run_file, ranks, make_waiting()))
+    run_file.touch()
+    run(require_shared_folder(config, run_file, ranks, make_waiting()))
 
 
 def test_a_rank_that_can_not_write_says_why(ranks: dict[str, Any], tmp_path: Path) -> None:
