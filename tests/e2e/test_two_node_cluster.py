@@ -189,6 +189,7 @@ def stop(nodes: list[subprocess.Popen[bytes]]) -> None:
             os.killpg(node.pid, signal.SIGKILL)
 
 
+@pytest.mark.cluster
 @pytest.mark.timeout(1500)
 def test_a_submitted_job_uses_both_nodes_and_goes_on_after_a_stop(two_nodes: TwoNodes) -> None:
     two_nodes.submit("first")
