@@ -46,8 +46,10 @@ if [ "$kind" = gpu ] && ! command -v nvcc >/dev/null 2>&1; then
     echo "       put its bin folder on PATH, or use docker/Dockerfile" >&2
     exit 1
 fi
-if [ -f "$venv/.kind" ] && [ "$(cat "$venv/.kind")" != "$kind" ]; then
-    echo "error: .venv holds the $(cat "$venv/.kind") stack: remove it first, or use another checkout" >&2
+held="$kind"
+[ ! -f "$venv/.installed" ] || held="$(cat "$venv/.kind" 2>/dev/null || echo cpu)"
+if [ "$held" != "$kind" ]; then
+    echo "error: .venv holds the $held stack: remove it first, or use another checkout" >&2
     exit 2
 fi
 python="$(find_python)"
