@@ -1,12 +1,14 @@
 """The loss equals OpenRLHF's and TRL's on random inputs, values and gradients.
 
-OpenRLHF 0.11.2 is called. TRL is not installed: its formulas are written out from
-`GRPOTrainer._compute_loss` and `_generate_and_score_completions` of version 1.16.0.
+OpenRLHF 0.11.2 is called. TRL 1.16.0 has an environment of its own, where
+`tests/bench/trl_losses.py` called its `GRPOTrainer._compute_loss`; what that returned is in
+`trl_losses.json`. Only the standardization of GDPO is written out from TRL's source.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,39 +21,9 @@ from rubric_rl.algorithms.policy_loss import Denominators, grpo_loss
 from rubric_rl.config.algorithm import AlgorithmConfig
 
 from .builders import judged_group, make_rubric
+from .trl_cases import ON_POLICY, SEEDS, SEQUENCE, TRL_CASES, Inputs, random_inputs
 
 TOLERANCE = 1e-6
-LENGTH = 7
-SEEDS = range(4)
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """[B, T] each, but for advantages [B]."""
-
-    log_probs: Tensor
-    rollout: Tensor
-    reference: Tensor
-    advantages: Tensor
-    mask: Tensor
-
-
-def random_inputs(seed: int) -> Inputs:
-    """Six samples of 1 to 7 tokens; log ratios of a standard deviation of 0.4."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-    log_probs = -normal(6, LENGTH).abs()
-    lengths = torch.randint(1, LENGTH + 1, (6, 1), generator=generator)
-    return Inputs(
-        log_probs=log_probs,
-        rollout=log_probs + 0.4 * normal(6, LENGTH),
-        reference=log_probs + 0.4 * normal(6, LENGTH),
-        advantages=normal(6),
-        mask=(torch.arange(LENGTH) < lengths).double(),
-    )
 
 
 def ours(inputs: Inputs, log_probs: Tensor, **settings: Any) -> Tensor:
@@ -83,8 +55,6 @@ def assert_equal(inputs: Inputs, settings: dict[str, Any], theirs: Any) -> None:
 # ----------------------------------------------------------------------------
 # OpenRLHF
 
-SEQUENCE = {"loss_aggregation": "sequence"}
-ON_POLICY = {"old_log_probs": "learner"}
 OPENRLHF = [
     ({}, {}),
     ({"clip_low": 0.1, "clip_high": 0.4}, {"clip_eps_low": 0.1, "clip_eps_high": 0.4}),
@@ -147,92 +117,29 @@ def test_the_kl_term_is_openrlhfs(estimator: str) -> None:
 # TRL
 
 
-@dataclass(frozen=True)
-class Trl:
-    """What of TRL's `GRPOConfig` its loss depends on."""
-
-    loss_type: str = "dapo"
-    importance_sampling_level: str = "token"
-    epsilon: float = 0.2
-    epsilon_high: float = 0.2
-    delta: float | None = None
-    beta: float = 0.0
-    vllm_mode: str | None = None
-    vllm_clip_max: float = 3.0
+RECORDED = json.loads(Path(__file__).with_name("trl_losses.json").read_text(encoding="utf-8"))
 
 
-def trl_loss(inputs: Inputs, log_probs: Tensor, trl: Trl) -> Tensor:
-    """One accumulation step of one process; old log-probs are the engine's, or with a vLLM
-    correction the learner's."""
-    mask, advantages = inputs.mask, inputs.advantages.unsqueeze(1)
-    old = log_probs.detach() if trl.vllm_mode else inputs.rollout
-    log_weights = log_probs - old
-    if trl.importance_sampling_level == "sequence":
-        log_weights = ((log_weights * mask).sum(-1) / mask.sum(-1).clamp(min=1.0)).unsqueeze(-1)
-    coef_1 = log_weights.exp()
-    if trl.loss_type == "cispo":
-        per_token = -coef_1.clamp(max=trl.epsilon_high).detach() * advantages * log_probs
-    else:
-        coef_2 = coef_1.clamp(1 - trl.epsilon, 1 + trl.epsilon_high)
-        coef_1 = coef_1 if trl.delta is None else coef_1.clamp(max=trl.delta)
-        per_token = -torch.min(coef_1 * advantages, coef_2 * advantages)
-    if trl.vllm_mode is not None:
-        per_token = per_token * trl_vllm_ratio(inputs, log_probs, trl)
-    if trl.beta != 0.0:
-        gap = inputs.reference - log_probs
-        per_token = per_token + trl.beta * (gap.exp() - gap - 1)
-    match trl.loss_type:
-        case "grpo":
-            return ((per_token * mask).sum(-1) / mask.sum(-1).clamp(min=1.0)).mean()
-        case "dr_grpo":
-            return (per_token * mask).sum() / (per_token.size(0) * LENGTH)
-        case _:  # bnpo, dapo, cispo: of one batch they divide by the same number
-            return (per_token * mask).sum() / mask.sum()
-
-
-def trl_vllm_ratio(inputs: Inputs, log_probs: Tensor, trl: Trl) -> Tensor:
-    ratio = ((log_probs.detach() - inputs.rollout) * inputs.mask).exp()
-    if trl.vllm_mode == "token_truncate":
-        return ratio.clamp(max=trl.vllm_clip_max)
-    return ratio.masked_fill(ratio > trl.vllm_clip_max, 0.0)
-
-
-CONSTANT = {"loss_aggregation": "constant", "constant_length_tokens": LENGTH}
-NO_LOWER = {"importance_min": 0.0, "importance_max": 1.2}
-TRL = [
-    ({}, Trl()),
-    ({"clip_high": 0.28}, Trl(epsilon_high=0.28)),
-    (SEQUENCE, Trl(loss_type="grpo")),
-    (CONSTANT, Trl(loss_type="dr_grpo")),
-    ({"kl_coef": 0.1, **SEQUENCE}, Trl(loss_type="grpo", beta=0.1)),
-    ({"kl_coef": 0.1, **CONSTANT}, Trl(loss_type="dr_grpo", beta=0.1)),
-    # TRL bounds the ratio of good tokens too, where PPO's clip is the tighter one.
-    ({"dual_clip": 1.5}, Trl(delta=1.5)),
-    (
-        {"policy_loss": "gspo", **SEQUENCE},
-        Trl(loss_type="grpo", importance_sampling_level="sequence"),
-    ),
-    # TRL's `epsilon_high` is the bound itself here.
-    (
-        {"policy_loss": "cispo", "clip_low": 1.0, "clip_high": 0.3},
-        Trl(loss_type="cispo", epsilon_high=1.3),
-    ),
-    (
-        {"importance_correction": "token_clip", **NO_LOWER, **ON_POLICY},
-        Trl(vllm_mode="token_truncate", vllm_clip_max=1.2),
-    ),
-    (
-        {"importance_correction": "token_mask", **NO_LOWER, **ON_POLICY},
-        Trl(vllm_mode="token_mask", vllm_clip_max=1.2),
-    ),
-]
+def test_what_was_recorded_is_of_these_inputs() -> None:
+    assert RECORDED["trl"] == "1.16.0"
+    for seed in SEEDS:
+        inputs = random_inputs(seed)
+        recorded = [torch.tensor(RECORDED["log_probs"][seed], dtype=torch.float64)]
+        torch.testing.assert_close([inputs.log_probs], recorded, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize(("settings", "trl"), TRL)
-def test_the_loss_is_trls(settings: dict[str, Any], trl: Trl, seed: int) -> None:
-    inputs = random_inputs(seed)
-    assert_equal(inputs, settings, lambda log_probs: trl_loss(inputs, log_probs, trl))
+@pytest.mark.parametrize("name", TRL_CASES)
+def test_the_loss_is_trls(name: str, seed: int) -> None:
+    inputs, (settings, _) = random_inputs(seed), TRL_CASES[name]
+    log_probs = inputs.log_probs.clone().requires_grad_()
+    loss = ours(inputs, log_probs, **settings)
+    loss.backward()
+    recorded = RECORDED["cases"][name][seed]
+    assert loss.item() == pytest.approx(recorded["loss"], abs=TOLERANCE)
+    theirs = torch.tensor(recorded["gradient"], dtype=torch.float64)
+    torch.testing.assert_close(log_probs.grad, theirs, rtol=0, atol=TOLERANCE)
+    assert theirs.abs().max() > 100 * TOLERANCE
 
 
 def test_gdpo_is_trls_normalize_then_sum() -> None:
