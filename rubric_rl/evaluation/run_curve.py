@@ -50,7 +50,7 @@ def curve_of(
     benchmark: Mapping[int, tuple[float, str]],
 ) -> Curve:
     """A point for each step that has a proxy, a gold or a benchmark value."""
-    proxied = {step for step, line in lines.items() if _proxy_metric(line.metrics) is not None}
+    proxied = {step for step, line in lines.items() if proxy_metric(line.metrics) is not None}
     points = (
         _point(step, lines, gold.get(step), benchmark.get(step))
         for step in sorted(proxied | gold.keys() | benchmark.keys())
@@ -66,7 +66,7 @@ def _point(
 ) -> CurvePoint:
     evaluation: Mapping[str, float] = lines[step].metrics if step in lines else {}
     training = _training_line(step, lines)
-    proxy = _proxy_metric(evaluation)
+    proxy = proxy_metric(evaluation)
     known: Mapping[str, float] = {} if training is None else training.metrics
     sources = [
         *([f"{proxy}: metrics.jsonl line {lines[step].line}"] if proxy is not None else []),
@@ -87,7 +87,8 @@ def _point(
     )
 
 
-def _proxy_metric(metrics: Mapping[str, float]) -> str | None:
+def proxy_metric(metrics: Mapping[str, object]) -> str | None:
+    """The name of the proxy in a step's metrics; None where held-out answers were not scored."""
     return next((name for name in (ANCHOR, REWARD) if name in metrics), None)
 
 

@@ -27,6 +27,7 @@ from rubric_rl.evaluation.healthbench import HealthBenchScore
 from rubric_rl.evaluation.labels import NO_LABELS, Labels
 from rubric_rl.evaluation.outcomes import Orders
 from rubric_rl.evaluation.prbench import PrbenchScore
+from rubric_rl.evaluation.run_curve import REWARD, proxy_metric
 from rubric_rl.evaluation.tail_accuracy import TailAccuracy
 from rubric_rl.evaluation.winrate import WinRate
 from rubric_rl.judging.agreement import Estimate
@@ -250,21 +251,18 @@ def _metrics(content: bytes, given: Labels, limits: Limits) -> Content:
     return Content(how="held-out reward of the run", measurements=_rewards(lines, given))
 
 
-# Held-out reward, and half the width of its interval; the first that there is.
-_REWARDS = {"eval/anchor_reward_mean": "", "eval/reward_mean": "eval/reward_ci95"}
-
-
 def _rewards(lines: list[str], given: Labels) -> Iterator[Measurement]:
     last = -1
     for number, line in enumerate(lines, 1):
         try:
             step: Mapping[str, Any] = json.loads(line)
-            # Under the first rubrics where a run has refined them: else its level would jump.
-            name = next((name for name in _REWARDS if name in step), None)
+            name = proxy_metric(step)
             if name is None:
                 continue
             mean, own = float(step[name]), Labels(step=int(step["step"]))
-            half = float(step[width]) if (width := _REWARDS[name]) in step else None
+            # The anchor has no interval among the metrics.
+            has_half = name == REWARD and "eval/reward_ci95" in step
+            half = float(step["eval/reward_ci95"]) if has_half else None
         except (ValueError, TypeError, KeyError) as err:
             raise DataError(f"line {number} is not a step's metrics") from err
         if own.step is None or own.step <= last:

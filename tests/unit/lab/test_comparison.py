@@ -54,9 +54,14 @@ def test_the_verdict_follows_the_curves(initial, refined, expected) -> None:
 
 
 def test_a_decline_that_luck_may_have_made_is_none() -> None:
-    # Flat but for noise: an evaluation is below the best by a standard error soon.
-    flat = (0.5, 0.5, 0.5, 0.5, 0.5, 0.495)
-    (found,) = differences(made_up_runs(flat, tuple(reversed(EARLY)), noise=0.05))
+    # `initial` is flat but for noise, and its last evaluation is below its best by a standard
+    # error. The other falls from the start, so its onset is never later.
+    flat, falling = (0.5, 0.5, 0.5, 0.5, 0.5, 0.49), (0.7, 0.6, 0.5, 0.4, 0.3, 0.2)
+    runs = made_up_runs(flat, falling, noise=0.05)
+    (initial, _) = condition_curves(runs)
+    assert initial.onset_step is not None
+    (found,) = differences(runs)
+    assert found.delay_steps.high <= 0
     assert found.verdict == "cannot tell"
 
 
