@@ -228,6 +228,19 @@ def test_steps_are_points_of_figure_4_and_a_table_shows_the_one_asked_for(tmp_pa
     assert "1 good pair" not in drawn and "the paper's" not in drawn
 
 
+def test_figure_4_has_a_refined_runs_reward_under_its_first_rubrics(tmp_path: Path) -> None:
+    path = run_folder(tmp_path / "in" / "run", {0: 0.5, 10: 0.3}) / "metrics.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines[2]["eval/anchor_reward_mean"] = 0.7  # the rubrics in force got harder
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    make(tmp_path, "--label", f"{path.parent}:condition=great_pairs,domain=health", only="figure4")
+    assert cells(tmp_path, "figure4") == {
+        ("great_pairs", "reward/health", "0"): 0.5,
+        ("great_pairs", "reward/health", "10"): 0.7,
+    }
+    assert "eval/anchor_reward_mean" in (tmp_path / "out" / "figure4.csv").read_text()
+
+
 def test_an_analysis_gives_table_3_and_figures_5_and_6(tmp_path: Path) -> None:
     folder = tmp_path / "in"
     good_and_great = {
