@@ -33,8 +33,9 @@ rubric_rl="${RUBRIC_RL:-${SLURM_SUBMIT_DIR:-$PWD}/.venv/bin/rubric-rl}"
 ray="$(dirname "$rubric_rl")/ray"
 port="${RAY_PORT:-6379}"
 start_timeout_s="${RAY_START_TIMEOUT_S:-300}"
-# `rubric-rl train` exits with it when it was stopped and left a checkpoint.
-stopped=130
+# `rubric-rl train` exits with the first when it was stopped while it trained and left a
+# checkpoint; the second is the end of a process that was stopped before.
+stopped=130 ended=143
 
 for command in "$rubric_rl" "$ray"; do
     if [ ! -x "$command" ]; then
@@ -75,6 +76,13 @@ ask() {
     times_asked=$((times_asked + 1))
     [ -z "$driver" ] || kill -TERM "$driver" 2>/dev/null || true
 }
+# Not after a failure of its own: that would fail again, and again.
+# shellcheck disable=SC2329
+queue_again() {
+    echo "asked to stop $1: queueing again"
+    scontrol requeue "$SLURM_JOB_ID"
+    exit "$stopped"
+}
 trap stop EXIT
 trap ask TERM
 
@@ -99,7 +107,8 @@ deadline=$((SECONDS + start_timeout_s))
 while :; do
     alive="$("$ray" status 2>/dev/null | grep -c ' node_' || true)"
     [ "$alive" -lt "${#nodes[@]}" ] || break
-    if [ "$times_asked" -gt 0 ] || [ "$SECONDS" -ge "$deadline" ]; then
+    [ "$times_asked" -eq 0 ] || queue_again "before Ray was up"
+    if [ "$SECONDS" -ge "$deadline" ]; then
         echo "error: $alive of ${#nodes[@]} nodes joined $RAY_ADDRESS in $start_timeout_s s" >&2
         exit 1
     fi
@@ -109,14 +118,17 @@ done
 # Later overrides win: run.resume=never among the arguments holds.
 "$rubric_rl" train run.resume=auto "$@" &
 driver=$!
+[ "$times_asked" -eq 0 ] || kill -TERM "$driver" 2>/dev/null || true
 while :; do
     before="$times_asked" code=0
     wait "$driver" || code=$?
     # A trap ends the wait as well, and the driver is not done then.
     [ "$before" -ne "$times_asked" ] || break
 done
-if [ "$times_asked" -gt 0 ] && [ "$code" -eq "$stopped" ]; then
-    echo "stopped with a checkpoint: queueing again"
-    scontrol requeue "$SLURM_JOB_ID"
+if [ "$times_asked" -gt 0 ]; then
+    case "$code" in
+    "$stopped") queue_again "and left a checkpoint" ;;
+    "$ended") queue_again "before training began" ;;
+    esac
 fi
 exit "$code"

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from rubric_rl.config.schema import Config
 from rubric_rl.errors import ConfigError
 from rubric_rl.observability.artifacts import NO_ARTIFACTS, Artifacts
+from rubric_rl.observability.atomic import write_text_atomic
 from rubric_rl.observability.metrics import METRICS, check_names
 from rubric_rl.observability.records import StepRecord
 from rubric_rl.observability.wandb_artifacts import WandbArtifacts
@@ -45,8 +46,9 @@ class WandbSink:
     """One W&B run.
 
     `notice` says in one line where the run is recorded. With the same `run_id` a
-    resumed run goes on in the same W&B run; steps that it repeats after its
-    checkpoint appear twice there.
+    resumed run goes on in the same W&B run. Steps that it repeats after its
+    checkpoint were told before, and W&B can't take them back, so they aren't told
+    again: each step is one point of a curve.
     """
 
     notice: str
@@ -56,6 +58,7 @@ class WandbSink:
         self._table_rows = config.logging.sample_table_rows
         started = _start(config, _Identity(run_dir=run_dir, run_id=run_id, resume=resume))
         self._run = started.run
+        self._told = _Told(run_dir / "wandb" / f"{run_id}.step", is_continued=resume)
         self._num_failures = int(started.failed)
         self._artifacts = (
             None
@@ -84,8 +87,9 @@ class WandbSink:
         """Raises ValueError on an unlisted metric name, and nothing else."""
         check_names(record.metrics)
         run = self._run
-        if run is not None:
-            self._guard("log", lambda: run.log(self._payload(record)))
+        if run is None or record.step <= self._told.step:
+            return
+        self._guard("log", lambda: self._tell(run, record))
 
     def close(self) -> None:
         run, self._run = self._run, None
@@ -93,6 +97,10 @@ class WandbSink:
             self._artifacts.close()
         if run is not None:
             self._guard("finish", lambda: _finish(run))
+
+    def _tell(self, run: wandb.Run, record: StepRecord) -> None:
+        run.log(self._payload(record))
+        self._told.mark(record.step)
 
     def _payload(self, record: StepRecord) -> dict[str, Any]:
         import wandb
@@ -124,6 +132,20 @@ def _attempt(call: Callable[[], T]) -> T | Exception:
 
 def _words(err: Exception) -> str:
     return f"{type(err).__name__}: {err}"
+
+
+class _Told:
+    """The last step that W&B has, kept in a file for whoever resumes the run."""
+
+    def __init__(self, path: Path, *, is_continued: bool) -> None:
+        self._path = path
+        # Step 0 is the evaluation before training.
+        self.step = int(path.read_text()) if is_continued and path.is_file() else -1
+
+    def mark(self, step: int) -> None:
+        self.step = step
+        self._path.parent.mkdir(exist_ok=True)
+        write_text_atomic(self._path, str(step))
 
 
 # ----------------------------------------------------------------------------
@@ -219,8 +241,7 @@ def _init(config: Config, identity: _Identity, mode: Mode) -> wandb.Run:
             finish_timeout_raises=True,
         ),
     )
-    # Steps are W&B's x axis. Its own step counter only grows, so it would drop
-    # the steps that a resumed run repeats.
+    # Steps are W&B's x axis: its own counter is one of calls, of which a step can have none.
     run.define_metric("step", hidden=True)
     for spec in METRICS:
         run.define_metric(spec.name, step_metric="step")

@@ -141,12 +141,12 @@ def slurm(tmp_path: Path) -> dict[str, str]:
         "ray",
         'if [ "$1" = status ]; then sed "s/^/ 1 node_/" "$CALLS.up"; exit 0; fi\n'
         'trap "echo ended $2 >>$CALLS; exit 0" TERM\n'
-        'echo x >>"$CALLS.up"; while :; do sleep 0.05; done',
+        '[ "$JOINS" = 0 ] || echo x >>"$CALLS.up"; while :; do sleep 0.05; done',
     )
     _stand_in(
         bin_dir,
         "rubric-rl",
-        'trap "sleep 0.2; exit 130" TERM\n'
+        'trap "sleep 0.2; exit $ENDS" TERM\n'
         '[ "$LASTS" = 0 ] && exit "$CODE"\nwhile :; do sleep 0.05; done',
     )
     calls = tmp_path / "calls.log"
@@ -159,8 +159,10 @@ def slurm(tmp_path: Path) -> dict[str, str]:
         "SLURM_JOB_ID": "7",
         "SLURM_CPUS_PER_TASK": "12",
         "RUBRIC_RL": str(bin_dir / "rubric-rl"),
+        "JOINS": "1",
         "LASTS": "0",
         "CODE": "0",
+        "ENDS": "130",
     }
 
 
@@ -204,18 +206,40 @@ def test_a_failed_run_ends_the_job_with_its_code(slurm: dict[str, str]):
     assert "ended --head" in _calls(slurm) and "scontrol requeue 7" not in _calls(slurm)
 
 
-def test_a_job_that_is_asked_to_stop_queues_again_after_the_checkpoint(slurm: dict[str, str]):
-    job = _sbatch({**slurm, "LASTS": "1"}, "run.dir=/shared/x")
+def _ask_to_stop(job: subprocess.Popen[str], environment: dict[str, str], after: str) -> str:
     deadline = time.monotonic() + 60
-    while not any(call.startswith("rubric-rl train") for call in _calls(slurm)):
+    while not any(call.startswith(after) for call in _calls(environment)):
         assert time.monotonic() < deadline
         time.sleep(0.02)
     time.sleep(0.1)  # its trap is set
     job.send_signal(signal.SIGTERM)
     output, _ = job.communicate(timeout=60)
+    return output
+
+
+@pytest.mark.parametrize(
+    ("changes", "after", "when"),
+    [
+        ({"LASTS": "1"}, "rubric-rl train", "and left a checkpoint"),
+        ({"LASTS": "1", "ENDS": "143"}, "rubric-rl train", "before training began"),
+        ({"JOINS": "0"}, "ray status", "before Ray was up"),
+    ],
+)
+def test_a_job_that_is_asked_to_stop_queues_again(slurm, changes, after: str, when: str):
+    environment = {**slurm, **changes}
+    job = _sbatch(environment, "run.dir=/shared/x")
+    output = _ask_to_stop(job, environment, after)
     assert job.returncode == 130, output
-    calls = _calls(slurm)
+    assert f"asked to stop {when}: queueing again" in output
+    calls = _calls(environment)
     assert calls.index("scontrol requeue 7") < calls.index("ended --head")
+
+
+def test_a_run_that_fails_while_it_is_asked_to_stop_does_not_queue_again(slurm: dict[str, str]):
+    environment = {**slurm, "LASTS": "1", "ENDS": "1"}
+    job = _sbatch(environment, "run.dir=/shared/x")
+    _ask_to_stop(job, environment, "rubric-rl train")
+    assert job.returncode == 1 and "scontrol requeue 7" not in _calls(environment)
 
 
 @pytest.mark.parametrize(

@@ -161,7 +161,8 @@ def test_a_server_that_is_down_means_offline(
 def test_a_resumed_run_goes_on_in_the_same_run_with_steps_as_its_x_axis(
     tmp_path: Path, make_record
 ) -> None:
-    for steps, resume in (((1, 2), False), ((3,), True)):
+    # The second process begins at the checkpoint of step 1, and repeats step 2.
+    for steps, told, resume in (((0, 1, 2), (0, 1, 2), False), ((2, 3), (3,), True)):
         folders = set(tmp_path.glob("wandb/offline-run-*"))
         sink = _open(tmp_path, "offline", resume=resume)
         for step in steps:
@@ -173,7 +174,7 @@ def test_a_resumed_run_goes_on_in_the_same_run_with_steps_as_its_x_axis(
         axes = {r.metric.name: r.metric.step_metric for r in written if r.HasField("metric")}
         assert axes["reward/mean"] == "step"
         assert [(h["step"], h["reward/mean"]) for h in histories(written)] == [
-            (step, step / 2) for step in steps
+            (step, step / 2) for step in told
         ]
         time.sleep(1.1)  # W&B names its folders by the second
 
