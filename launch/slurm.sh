@@ -10,6 +10,7 @@
 #   RUBRIC_RL         the rubric-rl command (default: .venv/bin/rubric-rl of the checkout
 #                     that sbatch was called in, which all nodes must see); ray lies beside it
 #   run.dir           on storage that every node sees
+#   RAY_METRICS_PORT  a port for the metrics of each node, to scrape (default: any)
 #
 # Keys (OPENAI_API_KEY, WANDB_API_KEY, HF_TOKEN) are taken from the environment that sbatch
 # is called in. Half an hour before its time is over, and at `scancel --signal=TERM --batch
@@ -32,6 +33,7 @@ set -euo pipefail
 rubric_rl="${RUBRIC_RL:-${SLURM_SUBMIT_DIR:-$PWD}/.venv/bin/rubric-rl}"
 ray="$(dirname "$rubric_rl")/ray"
 port="${RAY_PORT:-6379}"
+metrics=(${RAY_METRICS_PORT:+"--metrics-export-port=$RAY_METRICS_PORT"})
 start_timeout_s="${RAY_START_TIMEOUT_S:-300}"
 # `rubric-rl train` exits with the first when it was stopped while it trained and left a
 # checkpoint; the second is the end of a process that was stopped before.
@@ -96,9 +98,9 @@ on() {
 
 # The address is for who joins; a head that finds it set would refuse to start.
 on "$head" env -u RAY_ADDRESS "$ray" start --head --block --port="$port" \
-    --num-cpus="$cpus" --include-dashboard=false
+    --num-cpus="$cpus" --include-dashboard=false "${metrics[@]}"
 for node in "${nodes[@]:1}"; do
-    on "$node" "$ray" start --block --address="$RAY_ADDRESS" --num-cpus="$cpus"
+    on "$node" "$ray" start --block --address="$RAY_ADDRESS" --num-cpus="$cpus" "${metrics[@]}"
 done
 
 echo "waiting for Ray on ${#nodes[@]} nodes"

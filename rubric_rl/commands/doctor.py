@@ -33,6 +33,7 @@ from rubric_rl.doctor.system import (
     build_extension,
     check_compiler,
     check_machine,
+    check_number_type,
     check_ports,
     check_run_dir,
     check_shared_memory,
@@ -147,6 +148,24 @@ def _model_checks(config: Config, load_model: bool) -> Iterator[Check]:
             "loads them and runs one token",
             lambda: tried("weights", lambda: _weights(config)),
         )
+        if config.cluster.device == "cpu":
+            yield Check(
+                "number type",
+                "how fast products are in each",
+                lambda: check_number_type(config.learner.dtype, _matrix_rates),
+            )
+
+
+def _matrix_rates() -> dict[str, float]:
+    import torch
+
+    from rubric_rl.learner.numerics import matrix_flop_per_s
+
+    cpu = torch.device("cpu")
+    return {
+        "float32": matrix_flop_per_s(cpu, torch.float32),
+        "bfloat16": matrix_flop_per_s(cpu, torch.bfloat16),
+    }
 
 
 def _tokenizer(config: Config) -> str:

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sysconfig
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +18,9 @@ _GIB = 2**30
 # Docker's default is 64 MiB; Ray's object store and vLLM's processes want gigabytes.
 _SHARED_MEMORY_GIB = 2.0
 _DISK_GIB = 10.0
+_GIGA = 1e9
+# Products are most of an update, not all of it: less would hardly be seen.
+_NOTABLY = 1.2
 _TIMEOUT_S = 120.0
 # What DeepSpeed's extension needs: C++17, OpenMP, Python's headers.
 _SOURCE = """
@@ -140,6 +143,17 @@ def _last_line(err: Exception) -> str:
         lines = str(err.stderr).splitlines()
         return next((line for line in lines if "error" in line), lines[-1])
     return str(err)
+
+
+def check_number_type(dtype: str, measure: Callable[[], Mapping[str, float]]) -> Finding:
+    """Whether `learner.dtype` is the faster one here. `measure` gives FLOP/s of a matrix product."""
+    rates = measure()
+    told = ", ".join(f"{name} {rate / _GIGA:.0f}" for name, rate in rates.items())
+    text = f"learner.dtype={dtype}; products here in GFLOP/s: {told}"
+    best = max(rates, key=lambda name: rates[name])
+    if rates[best] > _NOTABLY * rates[dtype]:
+        return warn("number type", text, f"learner.dtype={best} is faster on these cores")
+    return ok("number type", text)
 
 
 def check_run_dir(folder: str, try_writing: Callable[[Path], float]) -> Finding:

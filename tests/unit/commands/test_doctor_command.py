@@ -40,6 +40,7 @@ def test_a_quickstart_would_start(model: str, capsys: pytest.CaptureFixture[str]
     found = _lines(capsys)
     for name in ("packages", "compiler", "data", "model", "weights", "W&B", "placement"):
         assert found[name] == "ok", name
+    assert "number type" in found
     assert not Path("runs").exists()
 
 

@@ -15,6 +15,7 @@ from rubric_rl.doctor.system import (
     build_extension,
     check_compiler,
     check_machine,
+    check_number_type,
     check_ports,
     check_run_dir,
     check_shared_memory,
@@ -156,3 +157,21 @@ def test_the_run_folder_is_written_to_and_left_as_it_was(tmp_path: Path):
 def test_wandb(mode: str, logged_in: bool, status: str):
     found: Finding = check_wandb(mode, "why", logged_in=logged_in)
     assert found.status == status and "why" in found.text
+
+
+@pytest.mark.parametrize(
+    ("rates", "dtype", "status"),
+    [
+        ({"float32": 130e9, "bfloat16": 20e9}, "float32", "ok"),
+        ({"float32": 130e9, "bfloat16": 20e9}, "bfloat16", "warn"),
+        ({"float32": 130e9, "bfloat16": 150e9}, "float32", "ok"),  # by less than can be seen
+        ({"float32": 130e9, "bfloat16": 400e9}, "float32", "warn"),
+    ],
+)
+def test_the_number_type_that_is_faster_is_named(rates, dtype: str, status: str):
+    found = check_number_type(dtype, lambda: rates)
+    assert found.status == status
+    if status == "warn":
+        (other,) = set(rates) - {dtype}
+        assert found.remedy == f"learner.dtype={other} is faster on these cores"
+    assert "float32 130" in found.text

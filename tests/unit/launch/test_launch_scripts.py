@@ -190,6 +190,7 @@ def test_a_slurm_job_starts_ray_trains_and_stops_ray(slurm: dict[str, str]):
     assert any("--nodelist=n1" in c and "--address=n0:6379" in c for c in srun)
     # Else Slurm gives a step one core, and Ray counts the machine's.
     assert all("--cpus-per-task=12" in c and "--num-cpus=12" in c for c in srun)
+    assert not any("metrics" in c for c in srun)
     train = "rubric-rl train run.resume=auto experiment=paper_health run.dir=/shared/x"
     assert calls.index(train) > calls.index("ray status")
     assert calls[-2:] == ["ended --head", "ended --block"] or calls[-2:] == [
@@ -197,6 +198,13 @@ def test_a_slurm_job_starts_ray_trains_and_stops_ray(slurm: dict[str, str]):
         "ended --head",
     ]
     assert not any("requeue" in call for call in calls)
+
+
+def test_each_node_shows_its_metrics_at_the_port_asked_for(slurm: dict[str, str]):
+    job = _sbatch({**slurm, "RAY_METRICS_PORT": "8080"}, "run.dir=/shared/x")
+    job.communicate(timeout=60)
+    starts = [call for call in _calls(slurm) if call.startswith("ray start")]
+    assert len(starts) == 2 and all("--metrics-export-port=8080" in call for call in starts)
 
 
 def test_a_failed_run_ends_the_job_with_its_code(slurm: dict[str, str]):
