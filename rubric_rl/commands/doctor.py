@@ -18,6 +18,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from rubric_rl.config.compose import compose
 from rubric_rl.config.schema import Config
@@ -40,12 +41,15 @@ from rubric_rl.doctor.system import (
     connect_to_self,
     write_there,
 )
-from rubric_rl.errors import ConfigError, ModelError
+from rubric_rl.errors import ClusterError, ConfigError, ModelError
 from rubric_rl.judging.judge import check_rubrics
 from rubric_rl.observability.machine import shared_memory_gib, this_machine
 from rubric_rl.observability.printable import printable
 
 _EXIT_FAILED = 2
+# A process starts on each node, and builds an extension there.
+_NODE_TIMEOUT_S = 180.0
+_SAME_PACKAGES = "every node needs the same packages at the same place, rubric_rl among them"
 _INSTALL = {
     "cpu": "install them with bash launch/setup.sh",
     "gpu": "install them with bash launch/setup.sh gpu in a checkout",
@@ -224,6 +228,7 @@ def _service_checks(config: Config) -> Iterator[Check]:
         config.cluster.address != "auto" or "RAY_ADDRESS" in os.environ
     ):
         yield Check("cluster", "joins it, compares the placement", lambda: _cluster(config))
+        yield Check("nodes", "packages, machine, run folder of each", lambda: _nodes(config))
     else:
         yield Check("placement", "fits this machine", lambda: _placement(config))
 
@@ -280,6 +285,49 @@ def _cluster(config: Config) -> Finding:
         return f"{cluster.describe()} holds the workers"
 
     return tried("cluster", fits)
+
+
+def _nodes(config: Config) -> Finding:
+    from rubric_rl.runtime.cluster import ray_cluster
+    from rubric_rl.runtime.node_checks import on_each_node
+
+    try:
+        with ray_cluster(config.cluster):
+            answers = on_each_node(partial(node_findings, config), _NODE_TIMEOUT_S)
+    except ClusterError as err:
+        return fail("nodes", str(err))
+    return check_nodes(
+        [
+            (node.address, node.answer or [fail("doctor", f"{node.problem}", _SAME_PACKAGES)])
+            for node in answers
+        ]
+    )
+
+
+def node_findings(config: Config) -> list[Finding]:
+    """What a worker needs of the node that it is started on."""
+    return [
+        check_python(sys.version_info[:2]),
+        _packages(config),
+        check_shared_memory(shared_memory_gib()),
+        check_compiler(build_extension),
+        check_run_dir(config.run.dir, write_there),
+    ]
+
+
+def check_nodes(found: Sequence[tuple[str, Sequence[Finding]]]) -> Finding:
+    """One line for all nodes, each with its address: all that is not as it should be."""
+    every = [finding for _, findings in found for finding in findings]
+    faults = [
+        f"{address}: {finding.name}: {finding.told}"
+        for address, findings in found
+        for finding in findings
+        if finding.status != "ok"
+    ]
+    if not faults:
+        names = dict.fromkeys(finding.name for finding in every)
+        return ok("nodes", f"{len(found)} nodes have {', '.join(names)}")
+    return Finding(status=worst(every), name="nodes", text="; ".join(faults))
 
 
 def _placement(config: Config) -> Finding:

@@ -26,8 +26,13 @@ class Finding:
     @property
     def line(self) -> str:
         """As it is printed."""
+        return f"{self.status:<5} {self.name:<14} {self.told}"
+
+    @property
+    def told(self) -> str:
+        """What was found and what to do, in one line."""
         remedy = f": {self.remedy}" if self.remedy else ""
-        return f"{self.status:<5} {self.name:<14} {' '.join(f'{self.text}{remedy}'.split())}"
+        return " ".join(f"{self.text}{remedy}".split())
 
 
 def ok(name: str, text: str) -> Finding:

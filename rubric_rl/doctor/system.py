@@ -146,7 +146,7 @@ def _last_line(err: Exception) -> str:
 
 
 def check_number_type(dtype: str, measure: Callable[[], Mapping[str, float]]) -> Finding:
-    """Whether `learner.dtype` is the faster one here. `measure` gives FLOP/s of a matrix product."""
+    """Whether `learner.dtype` is the faster one. `measure` gives FLOP/s of a matrix product."""
     rates = measure()
     told = ", ".join(f"{name} {rate / _GIGA:.0f}" for name, rate in rates.items())
     text = f"learner.dtype={dtype}; products here in GFLOP/s: {told}"

@@ -63,6 +63,7 @@ ENVIRONMENT = {
 class TwoNodes:
     """A running cluster."""
 
+    address: str
     dashboard: str
     client: JobSubmissionClient
     run_dir: Path
@@ -158,6 +159,7 @@ def two_nodes(
         nodes.append(start_node(root / "worker.log", f"--address=127.0.0.1:{port}"))
         wait_until("two nodes", START_S, lambda: num_nodes(dashboard) == 2)
         yield TwoNodes(
+            address=f"127.0.0.1:{port}",
             dashboard=dashboard,
             client=JobSubmissionClient(dashboard),
             run_dir=root / "run",
@@ -187,6 +189,20 @@ def stop(nodes: list[subprocess.Popen[bytes]]) -> None:
             node.wait(30)
         except subprocess.TimeoutExpired:
             os.killpg(node.pid, signal.SIGKILL)
+
+
+@pytest.mark.cluster
+@pytest.mark.timeout(300)
+def test_the_doctor_looks_at_both_nodes(two_nodes: TwoNodes) -> None:
+    done = subprocess.run(
+        [str(BIN / "rubric-rl"), "doctor", *two_nodes.overrides()],
+        env={**ENVIRONMENT, "RAY_ADDRESS": two_nodes.address},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert "\nok    nodes          2 nodes have python, packages, " in done.stdout, done.stdout
+    assert done.returncode == 0
 
 
 @pytest.mark.cluster

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from rubric_rl.commands.doctor import check_wandb
+from rubric_rl.commands.doctor import check_nodes, check_wandb
 from rubric_rl.doctor.findings import Finding, fail, ok, tried, warn, worst
 from rubric_rl.doctor.packages import check_packages, check_python, installed_version, supported_set
 from rubric_rl.doctor.system import (
@@ -175,3 +175,16 @@ def test_the_number_type_that_is_faster_is_named(rates, dtype: str, status: str)
         (other,) = set(rates) - {dtype}
         assert found.remedy == f"learner.dtype={other} is faster on these cores"
     assert "float32 130" in found.text
+
+
+def test_of_many_nodes_those_with_a_fault_are_named():
+    good, small = ok("packages", "29"), warn("shared memory", "0.1 GiB", "more")
+    none = fail("compiler", "none", "install g++")
+    assert check_nodes([("10.0.0.1", [good]), ("10.0.0.2", [good])]).line == (
+        "ok    nodes          2 nodes have packages"
+    )
+    found = check_nodes([("10.0.0.1", [good, small]), ("10.0.0.2", [good, none])])
+    assert found.line == (
+        "fail  nodes          10.0.0.1: shared memory: 0.1 GiB: more; "
+        "10.0.0.2: compiler: none: install g++"
+    )
