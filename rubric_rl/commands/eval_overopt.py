@@ -19,6 +19,7 @@ from rubric_rl.commands.output_folder import OutputFolder
 from rubric_rl.commands.overopt_inputs import GoldOptions, RunCurve, run_curves, step_file
 from rubric_rl.errors import ConfigError
 from rubric_rl.evaluation.overoptimisation import CONFIDENCE, MIN_BELOW, Decline, analyse, common_kl
+from rubric_rl.evaluation.prbench import MEANS
 
 _EPILOG = """\
 Gold values are, the first that is given:
@@ -81,7 +82,13 @@ def build_parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="RUN:STEP=FILE",
-        help="the same with `rubric-rl eval healthbench` or prbench (its normalised mean)",
+        help="the same with `rubric-rl eval healthbench` or prbench",
+    )
+    parser.add_argument(
+        "--prbench-mean",
+        choices=MEANS,
+        default=MEANS[0],
+        help="which of PRBench's means, over all its questions (default: %(default)s)",
     )
     parser.add_argument(
         "--confidence",
@@ -108,6 +115,7 @@ def _options(args: argparse.Namespace) -> GoldOptions:
         files=tuple(map(step_file, args.gold)),
         rubrics=args.gold_rubrics,
         benchmarks=tuple(map(step_file, args.benchmark)),
+        prbench_mean=args.prbench_mean,
     )
 
 

@@ -22,7 +22,7 @@ from rubric_rl.data.gold_rubrics import load_gold_rubrics
 from rubric_rl.errors import ConfigError, DataError
 from rubric_rl.evaluation.healthbench import HealthBenchScore
 from rubric_rl.evaluation.overoptimisation import Curve, Gold
-from rubric_rl.evaluation.prbench import PrbenchScore
+from rubric_rl.evaluation.prbench import MEANS, PrbenchScore
 from rubric_rl.evaluation.run_curve import (
     GOLD,
     Z95,
@@ -61,6 +61,8 @@ class GoldOptions:
     rubrics: str | None = None
     """Prompt file whose rules score the answers again."""
     benchmarks: tuple[StepFile, ...] = ()
+    prbench_mean: str = MEANS[0]
+    """Which of PRBench's MEANS, over all its questions."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,7 +128,9 @@ def _run_curve(run: Path, name: str, options: GoldOptions) -> RunCurve:
     lines = {line.step: line for line in read_metrics(run)}
     gold = _gold(run, name, lines, options)
     benchmark = {
-        f.step: (_benchmark(f.path), str(f.path)) for f in options.benchmarks if f.run == name
+        f.step: (_benchmark(f.path, options.prbench_mean), str(f.path))
+        for f in options.benchmarks
+        if f.run == name
     }
     curve = curve_of(name, lines, gold.by_step, benchmark)
     return RunCurve(run=run, curve=curve, gold_source=gold.what)
@@ -232,12 +236,12 @@ def _win_rate(path: Path) -> Gold:
     return Gold(value=_value(path, estimate), standard_error=_standard_error(estimate))
 
 
-def _benchmark(path: Path) -> float:
-    """HealthBench's score, or PRBench's normalised mean."""
+def _benchmark(path: Path, prbench_mean: str) -> float:
+    """HealthBench's score, or one of PRBench's means."""
     what = "rubric-rl eval healthbench or prbench"
     found = _read(path, TypeAdapter(HealthBenchScore | PrbenchScore), what)
     if isinstance(found, PrbenchScore):
-        return _value(path, found.overall.mean_normalized)
+        return _value(path, found.overall.named(prbench_mean))
     if found.overall is None:
         raise DataError(f"{path}: no answer was scored")
     return found.overall.score

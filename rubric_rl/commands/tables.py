@@ -14,11 +14,12 @@ from pathlib import Path
 
 from rubric_rl.commands.output_folder import OutputFolder
 from rubric_rl.errors import ConfigError, DataError
+from rubric_rl.evaluation.prbench import MEANS
 from rubric_rl.observability.printable import printable
 from rubric_rl.paper_tables.cells import Filling, LeftOut, describe, fill
 from rubric_rl.paper_tables.discovery import Found, LabelRule, find_records, parse_rule
 from rubric_rl.paper_tables.layout import DOMAINS, LAYOUTS
-from rubric_rl.paper_tables.measurement import PRBENCH_MEANS, Limits
+from rubric_rl.paper_tables.measurement import Limits
 from rubric_rl.paper_tables.published import published
 from rubric_rl.paper_tables.render import (
     Exhibit,
@@ -115,8 +116,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--prbench-mean",
-        choices=PRBENCH_MEANS,
-        default=PRBENCH_MEANS[0],
+        choices=MEANS,
+        default=MEANS[0],
         help="which of the benchmark's means; the paper doesn't say (default: %(default)s)",
     )
     parser.add_argument(

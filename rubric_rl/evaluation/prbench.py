@@ -36,6 +36,8 @@ from rubric_rl.rubrics.reward import RewardName
 
 FORMAT = "rubric_rl.prbench/1"
 OFFICIAL = OfficialGrader(model="o4-mini", shows_points=False)
+MEANS = ("mean_clipped", "mean_normalized")
+"""The first is the one that tables and reports take unless they are told."""
 _NO_CATEGORY = "(none)"
 
 
@@ -47,6 +49,10 @@ class Means:
     mean_clipped: Estimate
     std_normalized: float | None
     std_clipped: float | None
+
+    def named(self, mean: str) -> Estimate:
+        """One of MEANS."""
+        return {"mean_clipped": self.mean_clipped, "mean_normalized": self.mean_normalized}[mean]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

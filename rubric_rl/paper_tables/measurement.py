@@ -11,8 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from rubric_rl.errors import DataError
 from rubric_rl.evaluation.labels import Labels
-
-PRBENCH_MEANS = ("mean_clipped", "mean_normalized")
+from rubric_rl.evaluation.prbench import MEANS
 
 T = TypeVar("T")
 
@@ -23,7 +22,8 @@ class Limits:
 
     min_coverage: float = 0.9
     """Share of pairs or answers that were judged."""
-    prbench_mean: str = PRBENCH_MEANS[0]
+    prbench_mean: str = MEANS[0]
+    """One of PRBench's MEANS."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -213,10 +213,9 @@ def _prbench(content: bytes, given: Labels, limits: Limits) -> Content:
     if "finance" not in record.by_field:
         raise DataError(f"has no finance questions, only {', '.join(record.by_field) or 'none'}")
     means = record.by_field["finance"]
-    mean = {"mean_clipped": means.mean_clipped, "mean_normalized": means.mean_normalized}
     found = _measured(
         "prbench",
-        mean[limits.prbench_mean],
+        means.named(limits.prbench_mean),
         _labels(record.labels, given, "finance"),
         f"by_field.finance.{limits.prbench_mean}",
     )

@@ -240,35 +240,70 @@ def test_win_rates_of_checkpoints_are_gold_with_their_intervals(tmp_path: Path) 
     assert "win_3.json" in found["peak"]["source"]
 
 
+COVERAGE = {
+    "num_answers": 9,
+    "num_scored": 9,
+    "num_complete": 9,
+    "num_prompts": 9,
+    "num_prompts_in_file": 9,
+    "judged_weight": 1.0,
+    "unknown_causes": {},
+}
+GRADER = {
+    "judge_ids": [],
+    "modes": [],
+    "template_hashes": [],
+    "official": True,
+    "differences": [],
+}
+
+
+def estimate(value: float) -> dict[str, Any]:
+    return {"value": value, "low": None, "high": None, "num": 9}
+
+
 def test_benchmarks_stand_beside_gold(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", [0.1, 0.2], [0.1, 0.2])
     score = {
         "format": "rubric_rl.healthbench/1",
         "overall": {"score": 0.31, "bootstrap_std": 0.02, "num": 9},
-        "mean": {"value": 0.31, "low": None, "high": None, "num": 9},
+        "mean": estimate(0.31),
         "by_example_tag": {},
         "by_criterion_tag": {},
         "num_below_0": 0,
-        "coverage": {
-            "num_answers": 9,
-            "num_scored": 9,
-            "num_complete": 9,
-            "num_prompts": 9,
-            "num_prompts_in_file": 9,
-            "judged_weight": 1.0,
-            "unknown_causes": {},
-        },
-        "grader": {
-            "judge_ids": [],
-            "modes": [],
-            "template_hashes": [],
-            "official": True,
-            "differences": [],
-        },
+        "coverage": COVERAGE,
+        "grader": GRADER,
     }
     path = tmp_path / "hb.json"
     path.write_text(json.dumps(score))
     assert figures(run, "--benchmark", f"run:2={path}")[0]["final"]["benchmark"] == 0.31
+
+
+@pytest.mark.parametrize(
+    ("arguments", "value"), [((), 0.2), (("--prbench-mean", "mean_normalized"), 0.5)]
+)
+def test_prbench_has_the_mean_that_tables_take_or_the_one_asked_for(
+    tmp_path: Path, arguments: tuple[str, ...], value: float
+) -> None:
+    run = make_run(tmp_path / "run", [0.1, 0.2], [0.1, 0.2])
+    means = {
+        "mean_normalized": estimate(0.5),
+        "mean_clipped": estimate(0.2),
+        "std_normalized": None,
+        "std_clipped": None,
+    }
+    score = {
+        "format": "rubric_rl.prbench/1",
+        "overall": means,
+        "by_field": {},
+        "by_category": {},
+        "coverage": COVERAGE,
+        "grader": GRADER,
+    }
+    path = tmp_path / "pr.json"
+    path.write_text(json.dumps(score))
+    found = figures(run, "--benchmark", f"run:2={path}", *arguments)[0]
+    assert found["final"]["benchmark"] == value
 
 
 def test_a_last_line_that_is_cut_is_left_out_and_a_broken_one_is_refused(tmp_path: Path) -> None:
