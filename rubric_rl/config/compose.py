@@ -23,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
+from rubric_rl.config.number_type import with_number_type
 from rubric_rl.config.problems import describe, nearest
 from rubric_rl.config.schema import Config
 from rubric_rl.errors import ConfigError
@@ -39,7 +40,8 @@ def compose(overrides: Sequence[str]) -> Config:
     Raises:
         ConfigError: every problem found, one a line.
     """
-    received = _composed([_prepared(override) for override in _parsed(overrides)])
+    composed = _composed([_prepared(override) for override in _parsed(overrides)])
+    received = with_number_type(composed)
     try:
         return Config.model_validate(received)
     except ValidationError as err:

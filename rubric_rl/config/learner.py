@@ -36,7 +36,8 @@ class LearnerConfig(Section):
     zero_stage: Literal[1, 2, 3] = 2
     """ZeRO: 1 shards optimizer state, 2 gradients too, 3 parameters too."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Compute type of the policy; optimizer state is always float32."""
+    """Compute type of the policy; optimizer state is always float32. Written as `auto` it is
+    bfloat16 on GPU and on CPUs that multiply it (AVX512_BF16, AMX), else float32."""
     learning_rate: PositiveFloat = 1e-5
     """AdamW's rate after the warm-up."""
     warmup_frac: Fraction = 0.1
