@@ -11,4 +11,4 @@ bin=".venv/bin"
 "$bin/basedpyright"
 coverage=()
 [ -z "${COVERAGE:-}" ] || coverage=(--cov=rubric_rl --cov-report=term:skip-covered)
-exec "$bin/python" -m pytest -m "not gpu and not cluster" "${coverage[@]}" "$@"
+exec "$bin/python" -m pytest -m "not gpu and not cluster and not trl" "${coverage[@]}" "$@"

@@ -125,7 +125,9 @@ def test_every_value_in_backquotes_is_allowed(path: Path):
 
 def _is_allowed(key: str, value: str) -> bool:
     placeholder = value.isupper() or value.startswith("[") or value == "..."
-    return placeholder or _fits(key, value)
+    # Replaced by what the hardware has before the schema sees it.
+    is_composed = (key, value) == ("learner.dtype", "auto")
+    return placeholder or is_composed or _fits(key, value)
 
 
 @each_readme
