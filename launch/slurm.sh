@@ -16,7 +16,8 @@
 # is called in. Half an hour before its time is over, and at `scancel --signal=TERM --batch
 # JOB`, the run completes its update, writes a checkpoint and the job queues again, to go on
 # from it (run.resume=auto). An update and a checkpoint must fit into that half hour
-# (--signal; `rubric-rl plan` estimates a step). Plain scancel ends it at once; the newest checkpoint stands.
+# (--signal; `rubric-rl plan` estimates a step). A cancelled job (plain scancel) doesn't queue
+# again; its newest checkpoint stands.
 #SBATCH --job-name=rubric-rl
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
@@ -35,9 +36,10 @@ ray="$(dirname "$rubric_rl")/ray"
 port="${RAY_PORT:-6379}"
 metrics=(${RAY_METRICS_PORT:+"--metrics-export-port=$RAY_METRICS_PORT"})
 start_timeout_s="${RAY_START_TIMEOUT_S:-300}"
-# `rubric-rl train` exits with the first when it was stopped while it trained and left a
-# checkpoint; the second is the end of a process that was stopped before.
-stopped=130 ended=143
+# `rubric-rl train` exits with it when it was stopped while it trained.
+stopped=130
+# A time limit that leaves no time before --signal would queue such a job for ever.
+most_idle_restarts=3
 
 for command in "$rubric_rl" "$ray"; do
     if [ ! -x "$command" ]; then
@@ -78,12 +80,22 @@ ask() {
     times_asked=$((times_asked + 1))
     [ -z "$driver" ] || kill -TERM "$driver" 2>/dev/null || true
 }
-# Not after a failure of its own: that would fail again, and again.
 # shellcheck disable=SC2329
 queue_again() {
+    # scancel asks with the same signal, and means it.
+    [ "$(squeue -h -j "$SLURM_JOB_ID" -o %T)" = RUNNING ] || exit "$stopped"
     echo "asked to stop $1: queueing again"
     scontrol requeue "$SLURM_JOB_ID"
     exit "$stopped"
+}
+# shellcheck disable=SC2329
+queue_unless_idle() {
+    if [ "${SLURM_RESTART_COUNT:-0}" -ge "$most_idle_restarts" ]; then
+        echo "error: asked to stop $1, after $SLURM_RESTART_COUNT restarts: give the job more" \
+            "time (--time), or the end of it less (--signal)" >&2
+        exit 1
+    fi
+    queue_again "$1"
 }
 trap stop EXIT
 trap ask TERM
@@ -98,9 +110,9 @@ on() {
 
 # The address is for who joins; a head that finds it set would refuse to start.
 on "$head" env -u RAY_ADDRESS "$ray" start --head --block --port="$port" \
-    --num-cpus="$cpus" --include-dashboard=false "${metrics[@]}"
+    --num-cpus="$cpus" --include-dashboard=false ${metrics[@]+"${metrics[@]}"}
 for node in "${nodes[@]:1}"; do
-    on "$node" "$ray" start --block --address="$RAY_ADDRESS" --num-cpus="$cpus" "${metrics[@]}"
+    on "$node" "$ray" start --block --address="$RAY_ADDRESS" --num-cpus="$cpus" ${metrics[@]+"${metrics[@]}"}
 done
 
 echo "waiting for Ray on ${#nodes[@]} nodes"
@@ -109,7 +121,7 @@ deadline=$((SECONDS + start_timeout_s))
 while :; do
     alive="$("$ray" status 2>/dev/null | grep -c ' node_' || true)"
     [ "$alive" -lt "${#nodes[@]}" ] || break
-    [ "$times_asked" -eq 0 ] || queue_again "before Ray was up"
+    [ "$times_asked" -eq 0 ] || queue_unless_idle "before Ray was up"
     if [ "$SECONDS" -ge "$deadline" ]; then
         echo "error: $alive of ${#nodes[@]} nodes joined $RAY_ADDRESS in $start_timeout_s s" >&2
         exit 1
@@ -129,8 +141,9 @@ while :; do
 done
 if [ "$times_asked" -gt 0 ]; then
     case "$code" in
-    "$stopped") queue_again "and left a checkpoint" ;;
-    "$ended") queue_again "before training began" ;;
+    "$stopped") queue_again "in training" ;;
+    # Ends of a process that SIGTERM meets while it starts: Ray's, and the system's.
+    15 | 143) queue_unless_idle "before training" ;;
     esac
 fi
 exit "$code"

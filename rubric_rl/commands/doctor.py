@@ -19,6 +19,8 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 from rubric_rl.config.compose import compose
 from rubric_rl.config.schema import Config
@@ -37,8 +39,10 @@ from rubric_rl.doctor.system import (
     check_number_type,
     check_ports,
     check_run_dir,
+    check_shared,
     check_shared_memory,
     connect_to_self,
+    nearest_folder,
     write_there,
 )
 from rubric_rl.errors import ClusterError, ConfigError, ModelError
@@ -228,7 +232,11 @@ def _service_checks(config: Config) -> Iterator[Check]:
         config.cluster.address != "auto" or "RAY_ADDRESS" in os.environ
     ):
         yield Check("cluster", "joins it, compares the placement", lambda: _cluster(config))
-        yield Check("nodes", "packages, machine, run folder of each", lambda: _nodes(config))
+        yield Check(
+            "nodes",
+            "packages, shared memory, compiler, shared run folder of each",
+            lambda: _nodes(config),
+        )
     else:
         yield Check("placement", "fits this machine", lambda: _placement(config))
 
@@ -292,9 +300,13 @@ def _nodes(config: Config) -> Finding:
     from rubric_rl.runtime.node_checks import on_each_node
 
     try:
-        with ray_cluster(config.cluster):
-            answers = on_each_node(partial(node_findings, config), _NODE_TIMEOUT_S)
-    except ClusterError as err:
+        with (
+            ray_cluster(config.cluster),
+            NamedTemporaryFile(dir=nearest_folder(Path(config.run.dir))) as marker,
+        ):
+            question = partial(node_findings, config, Path(marker.name))
+            answers = on_each_node(question, _NODE_TIMEOUT_S)
+    except (ClusterError, OSError) as err:
         return fail("nodes", str(err))
     return check_nodes(
         [
@@ -304,14 +316,14 @@ def _nodes(config: Config) -> Finding:
     )
 
 
-def node_findings(config: Config) -> list[Finding]:
-    """What a worker needs of the node that it is started on."""
+def node_findings(config: Config, marker: Path) -> list[Finding]:
+    """What a worker needs of the node that it is started on; the driver wrote `marker`."""
     return [
         check_python(sys.version_info[:2]),
         _packages(config),
         check_shared_memory(shared_memory_gib()),
         check_compiler(build_extension),
-        check_run_dir(config.run.dir, write_there),
+        check_shared(marker),
     ]
 
 

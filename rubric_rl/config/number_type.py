@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 _CPUINFO = Path("/proc/cpuinfo")
-# Products of bfloat16 in the processor itself: AVX-512 (x86 since 2020), and AMX beyond it.
+# Of x86 processors that multiply bfloat16 themselves; most have neither.
 _BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
 
 

@@ -168,15 +168,32 @@ def check_run_dir(folder: str, try_writing: Callable[[Path], float]) -> Finding:
     return ok("run folder", text)
 
 
+def check_shared(marker: Path) -> Finding:
+    """Whether a file that another node wrote beside the run's folder is seen here."""
+    if marker.exists():
+        return ok("shared folder", f"{str(marker.parent)!r} is the driver's")
+    return warn(
+        "shared folder",
+        f"a file that the driver wrote into {str(marker.parent)!r} is not seen",
+        "set run.dir to storage that every node sees, or keep learner workers off this node",
+    )
+
+
+def nearest_folder(folder: Path) -> Path:
+    """The folder, or the nearest one above it that exists."""
+    existing = folder.resolve()
+    while not existing.exists():
+        existing = existing.parent
+    return existing
+
+
 def write_there(folder: Path) -> float:
     """Write into the nearest folder that exists, leave nothing, and give its disk's free GiB.
 
     Raises:
         OSError: it can't be written.
     """
-    existing = folder.resolve()
-    while not existing.exists():
-        existing = existing.parent
+    existing = nearest_folder(folder)
     with tempfile.TemporaryDirectory(dir=existing) as made:
         (Path(made) / "probe").write_bytes(b"x")
     return shutil.disk_usage(existing).free / _GIB

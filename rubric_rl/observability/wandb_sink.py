@@ -46,19 +46,24 @@ class WandbSink:
     """One W&B run.
 
     `notice` says in one line where the run is recorded. With the same `run_id` a
-    resumed run goes on in the same W&B run. Steps that it repeats after its
-    checkpoint were told before, and W&B can't take them back, so they aren't told
-    again: each step is one point of a curve.
+    resumed run goes on in the same W&B run. W&B can't take back the steps that it
+    repeats after its checkpoint, so they aren't told again, unless the process that
+    told them was killed: W&B may then have lost them, and they can be there twice.
     """
 
     notice: str
 
-    def __init__(self, config: Config, run_dir: Path, run_id: str, resume: bool) -> None:
-        """Raises ConfigError if W&B can't start in a mode that was asked for by name."""
+    def __init__(self, config: Config, run_dir: Path, run_id: str, resumed_at: int | None) -> None:
+        """`resumed_at`: the checkpoint's step, -1 without one; None: a new run.
+
+        Raises ConfigError if W&B can't start in a mode that was asked for by name.
+        """
         self._table_rows = config.logging.sample_table_rows
-        started = _start(config, _Identity(run_dir=run_dir, run_id=run_id, resume=resume))
+        started = _start(
+            config, _Identity(run_dir=run_dir, run_id=run_id, resume=resumed_at is not None)
+        )
         self._run = started.run
-        self._told = _Told(run_dir / "wandb" / f"{run_id}.step", is_continued=resume)
+        self._told = _Told(run_dir / "wandb" / f"{run_id}.told", resumed_at)
         self._num_failures = int(started.failed)
         self._artifacts = (
             None
@@ -87,20 +92,19 @@ class WandbSink:
         """Raises ValueError on an unlisted metric name, and nothing else."""
         check_names(record.metrics)
         run = self._run
-        if run is None or record.step <= self._told.step:
-            return
-        self._guard("log", lambda: self._tell(run, record))
+        if run is not None and self._told.is_new(record.step):
+            self._guard("log", lambda: run.log(self._payload(record)))
 
     def close(self) -> None:
         run, self._run = self._run, None
         if self._artifacts is not None:
             self._artifacts.close()
         if run is not None:
-            self._guard("finish", lambda: _finish(run))
+            self._guard("finish", lambda: self._finish(run))
 
-    def _tell(self, run: wandb.Run, record: StepRecord) -> None:
-        run.log(self._payload(record))
-        self._told.mark(record.step)
+    def _finish(self, run: wandb.Run) -> None:
+        _finish(run)
+        self._told.save()
 
     def _payload(self, record: StepRecord) -> dict[str, Any]:
         import wandb
@@ -135,17 +139,41 @@ def _words(err: Exception) -> str:
 
 
 class _Told:
-    """The last step that W&B has, kept in a file for whoever resumes the run."""
+    """How far W&B has a run for certain, in a file for whoever resumes it.
 
-    def __init__(self, path: Path, *, is_continued: bool) -> None:
-        self._path = path
-        # Step 0 is the evaluation before training.
-        self.step = int(path.read_text()) if is_continued and path.is_file() else -1
+    A place is a step and the how many-th record of it: an evaluation or a refinement can
+    follow the step's own. W&B writes late, so a process that is killed saves nothing.
+    """
 
-    def mark(self, step: int) -> None:
-        self.step = step
+    def __init__(self, path: Path, resumed_at: int | None) -> None:
+        self._path, self._resumed_at = path, resumed_at
+        self._before = _NOTHING if resumed_at is None else _read_place(path)
+        self._now = _NOTHING
+
+    def is_new(self, step: int) -> bool:
+        """Of the next record: False if W&B has it from before the resume."""
+        last, number = self._now
+        self._now = (step, number + 1 if step == last else 1)
+        is_repeated = self._resumed_at is not None and step > self._resumed_at
+        return not (is_repeated and self._now <= self._before)
+
+    def save(self) -> None:
+        """All that was told has arrived."""
+        step, number = max(self._before, self._now)
         self._path.parent.mkdir(exist_ok=True)
-        write_text_atomic(self._path, str(step))
+        write_text_atomic(self._path, f"{step} {number}")
+
+
+_NOTHING = (-1, 0)
+
+
+def _read_place(path: Path) -> tuple[int, int]:
+    """`_NOTHING` of a file that isn't there or is damaged: at worst steps are told twice."""
+    try:
+        step, number = path.read_text(encoding="utf-8").split()
+        return int(step), int(number)
+    except (OSError, ValueError):
+        return _NOTHING
 
 
 # ----------------------------------------------------------------------------
@@ -241,7 +269,7 @@ def _init(config: Config, identity: _Identity, mode: Mode) -> wandb.Run:
             finish_timeout_raises=True,
         ),
     )
-    # Steps are W&B's x axis: its own counter is one of calls, of which a step can have none.
+    # Steps are W&B's x axis: its own counter is one of calls, of which a step can have several.
     run.define_metric("step", hidden=True)
     for spec in METRICS:
         run.define_metric(spec.name, step_metric="step")

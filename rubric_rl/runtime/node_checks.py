@@ -25,11 +25,12 @@ class NodeAnswer(Generic[T]):
 
 
 def on_each_node(question: Callable[[], T], timeout_s: float) -> list[NodeAnswer[T]]:
-    """Call `question` on every live node of the joined cluster, all at once, by address.
+    """Call `question` on every live node of the joined cluster that has CPUs, all at once.
 
     A node that fails or says nothing for `timeout_s` is an answer with its problem.
     """
-    nodes = [node for node in ray.nodes() if node["Alive"]]
+    # One without CPUs, such as the head that KubeRay makes, gets no worker.
+    nodes = [node for node in ray.nodes() if node["Alive"] and "CPU" in node["Resources"]]
     nodes.sort(key=lambda node: node["NodeManagerAddress"])
     asked = [_ask(node["NodeID"], question) for node in nodes]
     done, _ = ray.wait(asked, num_returns=len(asked), timeout=timeout_s)

@@ -27,11 +27,12 @@ def open_tracking(
 ) -> Tracking:
     """Open all that is configured; `at_end` takes what closes each."""
     root = opened.folder.root
-    wandb_sink = WandbSink(config, root, opened.run_id, opened.is_continued)
+    resumed_at = _resumed_at(opened)
+    wandb_sink = WandbSink(config, root, opened.run_id, resumed_at)
     console.note(wandb_sink.notice)
     sinks: list[Sink] = [JsonlSink(root), wandb_sink, console]
     if config.logging.tensorboard:
-        sinks.append(TensorboardSink(root, resumed_at=_resumed_at(opened)))
+        sinks.append(TensorboardSink(root, resumed_at=resumed_at))
     for sink in sinks:
         at_end(sink.close)
     return Tracking(sinks=sinks, artifacts=wandb_sink.artifacts)

@@ -18,6 +18,7 @@ from rubric_rl.doctor.system import (
     check_number_type,
     check_ports,
     check_run_dir,
+    check_shared,
     check_shared_memory,
     connect_to_self,
     write_there,
@@ -188,3 +189,10 @@ def test_of_many_nodes_those_with_a_fault_are_named():
         "fail  nodes          10.0.0.1: shared memory: 0.1 GiB: more; "
         "10.0.0.2: compiler: none: install g++"
     )
+
+
+def test_a_folder_that_is_not_the_drivers_is_told(tmp_path: Path):
+    marker = tmp_path / "marker"
+    assert check_shared(marker).status == "warn"
+    marker.touch()
+    assert check_shared(marker).status == "ok"

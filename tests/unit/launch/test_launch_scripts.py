@@ -133,6 +133,7 @@ def slurm(tmp_path: Path) -> dict[str, str]:
     """A two-node job: steps run here, Ray's heads and workers last until they are ended."""
     bin_dir = tmp_path / "bin"
     _stand_in(bin_dir, "scontrol", '[ "$1" = show ] && printf "n0\\nn1\\n"; exit 0')
+    _stand_in(bin_dir, "squeue", 'echo "$STATE"')
     # Options first, then the command.
     _stand_in(bin_dir, "srun", 'while [[ "$1" == --* ]]; do shift; done; exec "$@"')
     # A node is up once it can be ended.
@@ -163,6 +164,7 @@ def slurm(tmp_path: Path) -> dict[str, str]:
         "LASTS": "0",
         "CODE": "0",
         "ENDS": "130",
+        "STATE": "RUNNING",
     }
 
 
@@ -228,8 +230,9 @@ def _ask_to_stop(job: subprocess.Popen[str], environment: dict[str, str], after:
 @pytest.mark.parametrize(
     ("changes", "after", "when"),
     [
-        ({"LASTS": "1"}, "rubric-rl train", "and left a checkpoint"),
-        ({"LASTS": "1", "ENDS": "143"}, "rubric-rl train", "before training began"),
+        ({"LASTS": "1"}, "rubric-rl train", "in training"),
+        ({"LASTS": "1", "ENDS": "143"}, "rubric-rl train", "before training"),
+        ({"LASTS": "1", "ENDS": "15"}, "rubric-rl train", "before training"),
         ({"JOINS": "0"}, "ray status", "before Ray was up"),
     ],
 )
@@ -241,6 +244,21 @@ def test_a_job_that_is_asked_to_stop_queues_again(slurm, changes, after: str, wh
     assert f"asked to stop {when}: queueing again" in output
     calls = _calls(environment)
     assert calls.index("scontrol requeue 7") < calls.index("ended --head")
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"STATE": "COMPLETING"}, 130),  # by scancel
+        ({"ENDS": "143", "SLURM_RESTART_COUNT": "3"}, 1),
+    ],
+)
+def test_a_job_that_would_come_back_for_ever_or_is_cancelled_ends(slurm, changes, code: int):
+    environment = {**slurm, "LASTS": "1", **changes}
+    job = _sbatch(environment, "run.dir=/shared/x")
+    output = _ask_to_stop(job, environment, "rubric-rl train")
+    assert job.returncode == code and "scontrol requeue 7" not in _calls(environment)
+    assert ("give the job more time" in output) == (code == 1)
 
 
 def test_a_run_that_fails_while_it_is_asked_to_stop_does_not_queue_again(slurm: dict[str, str]):

@@ -60,7 +60,7 @@ def open_sink(run_dir: Path, **settings: str) -> WandbSink:
         "data": {"path": "d"},
         "logging": {"wandb": {"mode": "offline", **settings}},
     }
-    return WandbSink(Config.model_validate(values), run_dir, "abc123", False)
+    return WandbSink(Config.model_validate(values), run_dir, "abc123", None)
 
 
 def logged(run_dir: Path) -> list[Any]:

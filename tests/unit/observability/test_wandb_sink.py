@@ -16,6 +16,7 @@ import pytest
 
 from rubric_rl.config.schema import Config
 from rubric_rl.errors import ConfigError
+from rubric_rl.observability.records import StepRecord
 from rubric_rl.observability.wandb_sink import WandbSink
 from rubric_rl.observability.wandb_tables import tables_of
 from rubric_rl.refinement.records import NewCriterion, Operation, Revision
@@ -37,8 +38,8 @@ def _config(run_dir: Path, mode: str) -> Config:
     return Config.model_validate(values)
 
 
-def _open(run_dir: Path, mode: str, *, resume: bool = False) -> WandbSink:
-    return WandbSink(_config(run_dir, mode), run_dir, "abc123", resume)
+def _open(run_dir: Path, mode: str, *, resumed_at: int | None = None) -> WandbSink:
+    return WandbSink(_config(run_dir, mode), run_dir, "abc123", resumed_at)
 
 
 def test_disabled_records_nothing(tmp_path: Path, make_record) -> None:
@@ -114,7 +115,7 @@ def test_a_failure_after_the_start_is_one_warning_and_the_end_of_the_sink(
 ) -> None:
     import wandb
 
-    sink = _open(tmp_path, "auto", resume=True)
+    sink = _open(tmp_path, "auto", resumed_at=-1)
     assert sink.is_active
     wandb.finish()  # whatever happens behind our back: the next call fails
     for step in (1, 2):
@@ -148,7 +149,7 @@ def test_a_server_that_is_down_means_offline(
 ) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setattr("rubric_rl.observability.wandb_sink._START_TIMEOUT_S", 1.0)
-    sink = _open(tmp_path, "auto", resume=True)
+    sink = _open(tmp_path, "auto", resumed_at=-1)
     assert sink.notice.startswith("W&B: offline (no connection)")
     assert sink.num_failures == 1
     assert "Recording offline instead" in caplog.text
@@ -158,25 +159,50 @@ def test_a_server_that_is_down_means_offline(
     assert sink.num_failures == 1
 
 
-def test_a_resumed_run_goes_on_in_the_same_run_with_steps_as_its_x_axis(
+def _recorded(tmp_path: Path, sink: WandbSink, *told: StepRecord) -> list[Any]:
+    """All that W&B has written of the process that told these and then closed."""
+    for record in told:
+        sink.log(record)
+    sink.close()
+    folder = max((tmp_path / "wandb").glob("offline-run-*"), key=lambda path: path.name)
+    time.sleep(1.1)  # W&B names its folders by the second
+    return records(run_file(folder))
+
+
+def test_a_resumed_run_goes_on_in_the_same_run_and_tells_no_record_twice(
     tmp_path: Path, make_record
 ) -> None:
-    # The second process begins at the checkpoint of step 1, and repeats step 2.
-    for steps, told, resume in (((0, 1, 2), (0, 1, 2), False), ((2, 3), (3,), True)):
-        folders = set(tmp_path.glob("wandb/offline-run-*"))
-        sink = _open(tmp_path, "offline", resume=resume)
-        for step in steps:
-            sink.log(make_record(step, reward__mean=step / 2))
-        sink.close()
-        (folder,) = set(tmp_path.glob("wandb/offline-run-*")) - folders
-        written = records(run_file(folder))
-        assert {r.run.run_id for r in written if r.HasField("run")} == {"abc123"}
-        axes = {r.metric.name: r.metric.step_metric for r in written if r.HasField("metric")}
-        assert axes["reward/mean"] == "step"
-        assert [(h["step"], h["reward/mean"]) for h in histories(written)] == [
-            (step, step / 2) for step in told
-        ]
-        time.sleep(1.1)  # W&B names its folders by the second
+    def told(*steps: int) -> list[StepRecord]:
+        # Of step 2 there are two records: its own, and that of a refinement.
+        return [make_record(step, reward__mean=step / 2) for step in steps]
+
+    first = _recorded(tmp_path, _open(tmp_path, "offline"), *told(0, 1, 2, 2, 3))
+    assert {r.run.run_id for r in first if r.HasField("run")} == {"abc123"}
+    axes = {r.metric.name: r.metric.step_metric for r in first if r.HasField("metric")}
+    assert axes["reward/mean"] == "step"
+    assert [(h["step"], h["reward/mean"]) for h in histories(first)] == [
+        (step, step / 2) for step in (0, 1, 2, 2, 3)
+    ]
+    # An evaluation of step 1 was cut off, 2 and 3 are repeated, 3 gets a second record.
+    sink = _open(tmp_path, "offline", resumed_at=1)
+    second = _recorded(tmp_path, sink, *told(1, 2, 2, 3, 3, 4))
+    assert {r.run.run_id for r in second if r.HasField("run")} == {"abc123"}
+    assert [h["step"] for h in histories(second)] == [1, 3, 4]
+    # Resumed at the same checkpoint again, it still knows what the first two told.
+    third = _recorded(tmp_path, _open(tmp_path, "offline", resumed_at=1), *told(2, 2, 3, 3, 4, 5))
+    assert [h["step"] for h in histories(third)] == [5]
+
+
+@pytest.mark.parametrize("left", [None, "3 x"])
+def test_what_a_killed_process_told_is_told_again(
+    tmp_path: Path, make_record, left: str | None
+) -> None:
+    if left is not None:
+        (tmp_path / "wandb").mkdir()
+        (tmp_path / "wandb" / "abc123.told").write_text(left, encoding="utf-8")
+    sink = _open(tmp_path, "offline", resumed_at=1)
+    written = _recorded(tmp_path, sink, make_record(2, reward__mean=0.5))
+    assert [h["step"] for h in histories(written)] == [2]
 
 
 class _Server(BaseHTTPRequestHandler):
@@ -244,12 +270,14 @@ def test_a_network_that_is_gone_at_the_end_holds_nobody_up(
     )
 
 
-@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("resumed_at", [None, 3])
 def test_only_a_resumed_run_asks_the_server_for_what_it_has_of_this_run(
-    tmp_path: Path, monkeypatch, stuck_server: None, resume: bool
+    tmp_path: Path, monkeypatch, stuck_server: None, resumed_at: int | None
 ) -> None:
     monkeypatch.setattr("rubric_rl.observability.wandb_sink._FINISH_TIMEOUT_S", 1.0)
-    sink = _open(tmp_path, "online", resume=resume)
+    sink = _open(tmp_path, "online", resumed_at=resumed_at)
     sink.close()
     asked = [json.loads(body) for body in _Server.bodies if b"RunResumeStatus" in body]
-    assert [request["variables"]["name"] for request in asked] == (["abc123"] if resume else [])
+    assert [request["variables"]["name"] for request in asked] == (
+        [] if resumed_at is None else ["abc123"]
+    )
