@@ -7,22 +7,23 @@ bfloat16 is emulated. The processor is the one of the machine that composes the 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 _CPUINFO = Path("/proc/cpuinfo")
 # Of x86 processors that multiply bfloat16 themselves; most have neither.
 _BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
 
 
-def with_number_type(received: object, cpuinfo: Path = _CPUINFO) -> object:
+def with_number_type(received: Any, cpuinfo: Path = _CPUINFO) -> Any:
     """The composed values with `learner.dtype=auto` replaced; all others as they are."""
     match received:
-        case {"learner": {"dtype": "auto", **learner}, "cluster": {"device": "gpu"}}:
-            return {**received, "learner": {**learner, "dtype": "bfloat16"}}
-        case {"learner": {"dtype": "auto", **learner}}:
-            return {**received, "learner": {**learner, "dtype": _faster_on_cpu(cpuinfo)}}
+        case {"learner": {"dtype": "auto"}, "cluster": {"device": "gpu"}}:
+            dtype = "bfloat16"
+        case {"learner": {"dtype": "auto"}}:
+            dtype = _faster_on_cpu(cpuinfo)
         case _:
             return received
+    return {**received, "learner": {**received["learner"], "dtype": dtype}}
 
 
 def _faster_on_cpu(cpuinfo: Path) -> Literal["float32", "bfloat16"]:
