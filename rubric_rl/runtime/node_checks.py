@@ -30,7 +30,7 @@ def on_each_node(question: Callable[[], T], timeout_s: float) -> list[NodeAnswer
     A node that fails or says nothing for `timeout_s` is an answer with its problem.
     """
     # One without CPUs, such as the head that KubeRay makes, gets no worker.
-    nodes = [node for node in ray.nodes() if node["Alive"] and "CPU" in node["Resources"]]
+    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
     nodes.sort(key=lambda node: node["NodeManagerAddress"])
     asked = [_ask(node["NodeID"], question) for node in nodes]
     done, _ = ray.wait(asked, num_returns=len(asked), timeout=timeout_s)
