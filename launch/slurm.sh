@@ -38,7 +38,8 @@ metrics=(${RAY_METRICS_PORT:+"--metrics-export-port=$RAY_METRICS_PORT"})
 start_timeout_s="${RAY_START_TIMEOUT_S:-300}"
 # `rubric-rl train` exits with it when it was stopped while it trained.
 stopped=130
-# A time limit that leaves no time before --signal would queue such a job for ever.
+# A time limit that leaves no time before --signal would queue such a job for ever. Slurm
+# counts all restarts, those in training too.
 most_idle_restarts=3
 
 for command in "$rubric_rl" "$ray"; do
@@ -82,8 +83,13 @@ ask() {
 }
 # shellcheck disable=SC2329
 queue_again() {
+    local state
     # scancel asks with the same signal, and means it.
-    [ "$(squeue -h -j "$SLURM_JOB_ID" -o %T)" = RUNNING ] || exit "$stopped"
+    state="$(squeue -h -j "$SLURM_JOB_ID" -o %T || true)"
+    if [ "$state" != RUNNING ]; then
+        echo "asked to stop $1, and not queueing again: the job is ${state:-unknown to squeue}" >&2
+        exit "$stopped"
+    fi
     echo "asked to stop $1: queueing again"
     scontrol requeue "$SLURM_JOB_ID"
     exit "$stopped"
@@ -112,7 +118,8 @@ on() {
 on "$head" env -u RAY_ADDRESS "$ray" start --head --block --port="$port" \
     --num-cpus="$cpus" --include-dashboard=false ${metrics[@]+"${metrics[@]}"}
 for node in "${nodes[@]:1}"; do
-    on "$node" "$ray" start --block --address="$RAY_ADDRESS" --num-cpus="$cpus" ${metrics[@]+"${metrics[@]}"}
+    on "$node" "$ray" start --block --address="$RAY_ADDRESS" \
+        --num-cpus="$cpus" ${metrics[@]+"${metrics[@]}"}
 done
 
 echo "waiting for Ray on ${#nodes[@]} nodes"

@@ -329,6 +329,8 @@ def node_findings(config: Config, marker: Path) -> list[Finding]:
 
 def check_nodes(found: Sequence[tuple[str, Sequence[Finding]]]) -> Finding:
     """One line for all nodes, each with its address: all that is not as it should be."""
+    if not found:
+        return fail("nodes", "no node of the cluster has CPUs", "start one (ray start)")
     every = [finding for _, findings in found for finding in findings]
     faults = [
         f"{address}: {finding.name}: {finding.told}"

@@ -92,7 +92,7 @@ class WandbSink:
         """Raises ValueError on an unlisted metric name, and nothing else."""
         check_names(record.metrics)
         run = self._run
-        if run is not None and self._told.is_new(record.step):
+        if run is not None and self._told.admit(record.step):
             self._guard("log", lambda: run.log(self._payload(record)))
 
     def close(self) -> None:
@@ -100,9 +100,9 @@ class WandbSink:
         if self._artifacts is not None:
             self._artifacts.close()
         if run is not None:
-            self._guard("finish", lambda: self._finish(run))
+            self._guard("finish", lambda: self._end(run))
 
-    def _finish(self, run: wandb.Run) -> None:
+    def _end(self, run: wandb.Run) -> None:
         _finish(run)
         self._told.save()
 
@@ -150,8 +150,8 @@ class _Told:
         self._before = _NOTHING if resumed_at is None else _read_place(path)
         self._now = _NOTHING
 
-    def is_new(self, step: int) -> bool:
-        """Of the next record: False if W&B has it from before the resume."""
+    def admit(self, step: int) -> bool:
+        """Count the next record; False if W&B has it from before the resume."""
         last, number = self._now
         self._now = (step, number + 1 if step == last else 1)
         is_repeated = self._resumed_at is not None and step > self._resumed_at

@@ -33,6 +33,8 @@ def on_each_node(question: Callable[[], T], timeout_s: float) -> list[NodeAnswer
     nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
     nodes.sort(key=lambda node: node["NodeManagerAddress"])
     asked = [_ask(node["NodeID"], question) for node in nodes]
+    if not asked:
+        return []
     done, _ = ray.wait(asked, num_returns=len(asked), timeout=timeout_s)
     answers: list[NodeAnswer[T]] = []
     for node, reference in zip(nodes, asked, strict=True):

@@ -15,5 +15,6 @@ BENCH = Path(__file__).parents[1] / "bench" / "trl_rewards.py"
 @pytest.mark.timeout(1500)
 def test_two_steps_with_the_server_and_two_with_the_judge_in_the_trainer() -> None:
     # The trainer's process checks what it logs, and fails if that is wrong.
-    done = subprocess.run([sys.executable, str(BENCH)], capture_output=True, text=True)
+    command = [sys.executable, str(BENCH)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1400)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -179,6 +179,7 @@ def test_the_number_type_that_is_faster_is_named(rates, dtype: str, status: str)
 
 
 def test_of_many_nodes_those_with_a_fault_are_named():
+    assert check_nodes([]).status == "fail"
     good, small = ok("packages", "29"), warn("shared memory", "0.1 GiB", "more")
     none = fail("compiler", "none", "install g++")
     assert check_nodes([("10.0.0.1", [good]), ("10.0.0.2", [good])]).line == (

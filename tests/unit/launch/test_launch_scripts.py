@@ -250,6 +250,7 @@ def test_a_job_that_is_asked_to_stop_queues_again(slurm, changes, after: str, wh
     ("changes", "code"),
     [
         ({"STATE": "COMPLETING"}, 130),  # by scancel
+        ({"STATE": ""}, 130),
         ({"ENDS": "143", "SLURM_RESTART_COUNT": "3"}, 1),
     ],
 )
@@ -259,6 +260,7 @@ def test_a_job_that_would_come_back_for_ever_or_is_cancelled_ends(slurm, changes
     output = _ask_to_stop(job, environment, "rubric-rl train")
     assert job.returncode == code and "scontrol requeue 7" not in _calls(environment)
     assert ("give the job more time" in output) == (code == 1)
+    assert ("not queueing again: the job is " in output) == (code == 130)
 
 
 def test_a_run_that_fails_while_it_is_asked_to_stop_does_not_queue_again(slurm: dict[str, str]):
